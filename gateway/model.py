@@ -1,0 +1,184 @@
+"""The two vocabularies of the gateway: ``Request`` going down, ``Event`` coming up.
+
+Every inbound dialect is parsed into the one and rendered from the other; every upstream takes the
+one and yields the other. JSON that nobody has to look into stays the bytes it arrived as
+(``observation``, ``raw``): it is parsed at most once, by whoever needs the value.
+
+Owns: these dataclasses and the JSON view of a request that transforms see.
+Does not know: any wire format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One file of a request.
+
+    ``id`` is ``media-1`` and so on in the order of the request; ``data`` the decoded bytes;
+    ``content_type`` what the bytes themselves say (``mediatype.detect``); ``filename`` only where
+    the caller gave one.
+    """
+
+    id: str
+    data: bytes = field(repr=False)
+    content_type: str
+    filename: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One normalised request. A field that the caller left out is ``None``, never invented.
+
+    ``observation`` is JSON text (an object, UTF-8). ``parameters`` are the caller's run-time
+    parameters without ``context``, which has a field of its own. ``headers`` are the allow-listed
+    ones, names in lower case. ``key`` is the *name* of the caller's key, never the key.
+    """
+
+    pipeline: str
+    request_id: str
+    text: str | None = None
+    context: str | None = None
+    media: tuple[Media, ...] = ()
+    observation: bytes | None = None
+    execution_id: str | None = None
+    tag: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    transient: bool = False
+    idempotent: bool = False
+    try_image_conversion: bool = False
+    try_simple_text: bool = False
+    transform: str | None = None
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActorError:
+    """What an actor reports of its own failure: ``name`` is an exception-like name."""
+
+    message: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActorResponse:
+    """One actor's whole answer, as a ``LAYER_RESPONSE`` lists it."""
+
+    actor_id: str
+    message: str
+    errors: tuple[ActorError, ...] = ()
+    info: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStarted:
+    """A layer begins (``LAYER_MESSAGE``). ``raw``: the event's JSON text as the upstream sent it."""
+
+    layer_id: str
+    message: str
+    execution_count: int | None = None
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of one actor's text (``STREAMING_RESPONSE``)."""
+
+    actor_id: str
+    message: str
+    layer_id: str
+    finished: bool = False
+    last_layer: bool = False
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFinished:
+    """A layer is done (``LAYER_RESPONSE``): each actor's whole text. ``last``: nothing follows."""
+
+    layer_id: str
+    responses: tuple[ActorResponse, ...]
+    last: bool = False
+    execution_count: int | None = None
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationReady:
+    """The finished observation: JSON text, UTF-8. An ``observation`` transform may have made it any
+    JSON value; from an upstream it is an object."""
+
+    observation: bytes
+    execution_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """``count`` whole SSE frames in the caller's own dialect, exactly as they arrived, unparsed."""
+
+    data: bytes = field(repr=False)
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEvent:
+    """An event of a type that the gateway does not know; passed on as it came, never dropped."""
+
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run cannot go on. Ends a stream; ``actor_id``/``message``: whose, and its text so far."""
+
+    code: str
+    name: str
+    message: str
+    layer_id: str
+    actor_id: str
+    text: str = ""
+
+
+Event = (
+    LayerStarted | Delta | LayerFinished | ObservationReady | Frames | OtherEvent | Failed
+)
+
+
+def request_view(request: Request) -> dict[str, Any]:
+    """The request as the JSON object that transforms see; media as ``{id, contentType, filename,
+    size}``, sizes in bytes. Absent fields are absent. ``observation`` is the parsed value."""
+
+    view: dict[str, Any] = {"pipeline": request.pipeline}
+    for name, value in (
+        ("text", request.text),
+        ("context", request.context),
+        ("executionId", request.execution_id),
+        ("tag", request.tag),
+    ):
+        if value is not None:
+            view[name] = value
+    view["media"] = [
+        {
+            "id": media.id,
+            "contentType": media.content_type,
+            **({} if media.filename is None else {"filename": media.filename}),
+            "size": len(media.data),
+        }
+        for media in request.media
+    ]
+    if request.observation is not None:
+        view["observation"] = msgspec.Raw(request.observation)
+    if request.parameters:
+        view["runtimeParameters"] = dict(request.parameters)
+    if request.meta:
+        view["metaData"] = dict(request.meta)
+    return view

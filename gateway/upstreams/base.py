@@ -1,0 +1,75 @@
+"""What every kind of upstream offers, and nothing else.
+
+Owns: the ``Upstream`` protocol and ``Call``, which says what is wanted of it.
+Does not know: any wire format, any policy, who is calling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.model import Event, Request
+from gateway.transform import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one actor on one upstream.
+
+    ``pipeline`` is the upstream's own name for what to run (a pipeline ID, a Triton model);
+    ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
+    ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
+    upstream's SSE frames untouched (``Frames``), if this kind can give them. ``mapping`` turns the
+    request's view into this kind's request body; ``inputs`` and ``output`` are Triton's, an
+    expression per input tensor and one over the output tensors. ``bindings`` are the variables that
+    expressions see: ``pipeline``, ``requestId``, ``headers``, ``key``.
+    """
+
+    request: Request
+    pipeline: str
+    actor: str
+    layer_id: str = "0"
+    last_layer: bool = True
+    connect_s: float = 5.0
+    frames: bool = False
+    mapping: Transform | None = None
+    inputs: Mapping[str, Transform] = field(default_factory=dict)
+    output: Transform | None = None
+    bindings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Upstream(Protocol):
+    """A remote API. One object for the life of the process; safe for concurrent calls."""
+
+    name: str
+    kind: str
+
+    def stream(self, call: Call) -> AsyncIterator[Event]:
+        """Run ``call`` and yield its events as they arrive.
+
+        Yields ``Delta`` pieces and/or one final ``ObservationReady``, or, from a kind that has
+        layers of its own, its ``LayerStarted``, ``Delta`` and ``LayerFinished`` as they are.
+        The caller closes the iterator; closing it cancels the work upstream and releases the
+        connection.
+
+        Raises:
+            UpstreamFailed, UpstreamTimeout: naming the upstream, never containing its key.
+            RequestRejected: the request has nothing that this upstream could run on.
+            TransformFailed: a tensor's expression failed.
+        """
+        ...
+
+    async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
+        """The graph of ``pipeline``: ``{"nodes": [...], "edges": [...]}`` in Cambrion's shape."""
+        ...
+
+    async def probe(self) -> None:
+        """Ask whether the upstream is there. Returns when it is; raises ``UpstreamFailed`` or
+        ``UpstreamTimeout`` when it is not."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection. No call may be running."""
+        ...
