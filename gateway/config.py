@@ -67,3 +67,100 @@ class KeyConfig(_Section):
     name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     pipelines: tuple[str, ...] = ("*",)
+
+
+class _UpstreamSection(_Section):
+    url: str
+    required: bool = True
+
+
+class CambrionUpstreamConfig(_UpstreamSection):
+    """A remote API in Cambrion's dialect; ``url`` ends with its base path, ``/v1``."""
+
+    kind: Literal["cambrion"]
+    api_key: SecretStr | None = None
+
+
+class PupauUpstreamConfig(_UpstreamSection):
+    """A remote API in Pupau's dialect; ``url`` is what stands before ``/pipelines``."""
+
+    kind: Literal["pupau"]
+    api_key: SecretStr | None = None
+
+
+class TritonUpstreamConfig(_UpstreamSection):
+    """A Triton server: ``grpc://``, ``grpcs://``, ``http://`` or ``https://``."""
+
+    kind: Literal["triton"]
+
+
+UpstreamConfig = Annotated[
+    CambrionUpstreamConfig | PupauUpstreamConfig | TritonUpstreamConfig,
+    Field(discriminator="kind"),
+]
+
+
+class Expression(_Section):
+    """A JSONata expression and where its text stands, so that an error can point at it."""
+
+    text: str
+    file: str
+    line: int = 1
+    column: int = 1
+
+    def locate(self, offset: int | None) -> str:
+        """``file:line:column`` of the character at ``offset`` (0-based; ``None``: the start)."""
+        raise AssertionError  # the loader's author fills this in
+
+
+class TransformConfig(_Section):
+    """The route's own transforms, each applied where ``dialects`` says."""
+
+    request: Expression | None = None
+    event: Expression | None = None
+    observation: Expression | None = None
+
+
+class MappingsConfig(_Section):
+    """Replacements for the default mappings between the dialects (``transforms/*.jsonata``)."""
+
+    observation_to_json: Expression | None = None
+    observation_to_message: Expression | None = None
+    responses_to_observation: Expression | None = None
+    request_to_cambrion: Expression | None = None
+    request_to_pupau: Expression | None = None
+
+
+class TimeoutsConfig(_Section):
+    """Seconds. ``total_s`` absent: 30 for executeSync, none for anything else."""
+
+    connect_s: float = Field(5.0, gt=0)
+    first_event_s: float = Field(60.0, gt=0)
+    idle_s: float = Field(60.0, gt=0)
+    total_s: float | None = Field(None, gt=0)
+
+
+class PipelineConfig(_Section):
+    """One route: a pipeline that clients can call, and the actor behind it."""
+
+    upstream: str
+    pipeline: str | None = None  # the upstream's name for it; absent: the same name
+    description: str | None = None
+    tag: str | None = None
+    version: int | None = None
+    inputs: dict[str, Expression] = Field(default_factory=dict)  # Triton: tensor name -> expression
+    output: Expression | None = None  # Triton: over the output tensors
+    transform: TransformConfig = TransformConfig()
+    mappings: MappingsConfig = MappingsConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+
+class Config(_Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    bounds: BoundsConfig = BoundsConfig()
+    transforms: TransformsConfig = TransformsConfig()
+    keys: tuple[KeyConfig, ...] | None = None
+    upstreams: dict[Name, UpstreamConfig]
+    pipelines: dict[Name, PipelineConfig]
