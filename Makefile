@@ -1,0 +1,85 @@
+# Everything a developer or a curious visitor runs. `make` alone prints the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+
+# 3.13 and later are out because the demo's OCR and Triton wheels do not support them.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
+	then echo "$$name"; break; fi; done)
+
+# The modules that touch no clock, socket, loop or log: every branch of theirs is tested.
+PURE := gateway/errors.py,gateway/model.py,gateway/sse.py,gateway/observation.py,gateway/mediatype.py,gateway/dialects/*,gateway/upstreams/triton_codec.py
+
+.PHONY: help setup demo test check format bench lock clean distclean
+
+help: ## Print this list
+	@printf 'Targets:\n'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## Create .venv and install everything into it (once; again when pyproject.toml changes)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo 'No Python 3.11 or 3.12 found (looked for python3.11, python3.12, python3).' >&2; \
+		echo 'Install one, or name it: make setup PYTHON=/path/to/python3.11' >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
+		echo "$(PYTHON) is not Python 3.11 or 3.12." >&2; exit 1; }
+	@if [ ! -x $(BIN)/python ]; then \
+		echo "Creating $(VENV) with $$("$(PYTHON)" -V) ($(PYTHON))"; \
+		"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+			echo 'Could not create the virtual environment. On Debian and Ubuntu: apt install python3-venv' >&2; \
+			exit 1; }; fi
+	@echo 'Installing the gateway, its tests, and for the demo a Triton server and an OCR engine.'
+	@echo 'About 250 MB are downloaded the first time; that takes from one to a few minutes.'
+	$(BIN)/python -m pip install --no-input --constraint constraints.txt --editable '.[dev,triton,pdf,demo]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+		echo 'OpenCV finds no libGL here: putting its headless build in place.'; \
+		version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))'); \
+		$(BIN)/python -m pip install --no-input --no-deps --force-reinstall "opencv-python-headless==$$version"; \
+		$(BIN)/python -c 'import cv2'; }
+	@touch $@
+
+demo: $(STAMP) ## Start Triton, two simulated APIs and the gateway, and show them at work (ONCE=1: end by itself)
+	@exec $(BIN)/python -m deploy.demo.run
+
+test: $(STAMP) ## Run all tests; every branch of the pure modules must be covered
+	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python -m coverage report --skip-covered
+	$(BIN)/python -m coverage report --show-missing --include='$(PURE)' --fail-under=100
+
+check: $(STAMP) ## Lint, formatting, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Put the code into the project's format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure the gateway (see tests/bench)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lock: ## Resolve the newest allowed versions and write them to constraints.txt
+	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	"$(PYTHON)" -m venv "$$scratch"; \
+	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,demo]'; \
+	{ echo '# Every version that `make setup` installs, direct and transitive. Written by `make lock`.'; \
+	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt
+	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"
+
+clean: ## Remove what tests, checks and the demo leave behind
+	rm -rf .demo .coverage htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache dist build
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove the virtual environment
+	rm -rf $(VENV)
