@@ -1,1 +1,1 @@
-"""The demo: drawn invoices, simulated upstream APIs, and the runner that shows the gateway at work."""
+"""The demo: drawn invoices, simulated upstream APIs, and the runner that shows the gateway."""

@@ -1,0 +1,1 @@
+"""What is deployed around the gateway: a demo, a Triton model repository."""
