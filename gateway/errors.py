@@ -165,7 +165,7 @@ class UpstreamTimeout(GatewayError):
 
 
 class EventTooLarge(GatewayError):
-    """One SSE event is longer than ``event_bytes_max``. Whoever reads the stream names its source."""
+    """One SSE event is longer than ``event_bytes_max``; who reads the stream names its source."""
 
     outcome = Outcome.UPSTREAM_ERROR
     default_code = Code.UPSTREAM_INVALID

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.errors import Outcome
+
 
 @dataclass(frozen=True, slots=True)
 class Media:
@@ -103,7 +105,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class LayerFinished:
-    """A layer is done (``LAYER_RESPONSE``): each actor's whole text. ``last``: nothing follows."""
+    """A layer is done (``LAYER_RESPONSE``): each actor's whole text. ``last``: nothing follows.
+
+    ``raw`` is the JSON text as the upstream sent it: of the event in a stream, of the list of
+    responses in a plain answer.
+    """
 
     layer_id: str
     responses: tuple[ActorResponse, ...]
@@ -114,8 +120,10 @@ class LayerFinished:
 
 @dataclass(frozen=True, slots=True)
 class ObservationReady:
-    """The finished observation: JSON text, UTF-8. An ``observation`` transform may have made it any
-    JSON value; from an upstream it is an object."""
+    """The finished observation: JSON text, UTF-8.
+
+    From an upstream it is an object; an ``observation`` transform may make any JSON value of it.
+    """
 
     observation: bytes
     execution_id: str | None = None
@@ -130,8 +138,9 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherEvent:
-    """An event of a type that the gateway does not know; passed on as it came, never dropped."""
+class RawEvent:
+    """An event that is sent on as this JSON text: one of a type the gateway does not know, or what
+    an ``event`` transform made."""
 
     raw: bytes
 
@@ -148,24 +157,38 @@ class Failed:
     text: str = ""
 
 
-Event = (
-    LayerStarted | Delta | LayerFinished | ObservationReady | Frames | OtherEvent | Failed
-)
+Event = LayerStarted | Delta | LayerFinished | ObservationReady | Frames | RawEvent | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a plain (not streamed) call comes to; a dialect writes down the part it has a word for.
+
+    ``observation`` and ``view`` (the caller's own ``/json`` or ``/transform``; ``None``: it yielded
+    nothing) are JSON text. ``raw`` is the list of ``responses`` as the upstream wrote it, where it
+    did. ``outcome`` is not ``COMPLETE`` where an actor reports a failure within its response.
+    """
+
+    execution_id: str
+    observation: bytes | None = None
+    view: bytes | None = None
+    responses: tuple[ActorResponse, ...] = ()
+    raw: bytes | None = None
+    outcome: Outcome = Outcome.COMPLETE
 
 
 def request_view(request: Request) -> dict[str, Any]:
     """The request as the JSON object that transforms see; media as ``{id, contentType, filename,
     size}``, sizes in bytes. Absent fields are absent. ``observation`` is the parsed value."""
 
+    optional = {
+        "text": request.text,
+        "context": request.context,
+        "executionId": request.execution_id,
+        "tag": request.tag,
+    }
     view: dict[str, Any] = {"pipeline": request.pipeline}
-    for name, value in (
-        ("text", request.text),
-        ("context", request.context),
-        ("executionId", request.execution_id),
-        ("tag", request.tag),
-    ):
-        if value is not None:
-            view[name] = value
+    view.update({name: value for name, value in optional.items() if value is not None})
     view["media"] = [
         {
             "id": media.id,

@@ -41,10 +41,18 @@ class Call:
 
 
 class Upstream(Protocol):
-    """A remote API. One object for the life of the process; safe for concurrent calls."""
+    """A remote API. One object for the life of the process; safe for concurrent calls.
+
+    ``layered``: it answers in layers of its own (``LayerStarted`` … ``LayerFinished``), rather than
+    with one actor's text or observation. ``executes``: it understands the fields of an execute
+    call by itself (a starting observation, the conversions of media), so the gateway leaves them
+    to it.
+    """
 
     name: str
     kind: str
+    layered: bool
+    executes: bool
 
     def stream(self, call: Call) -> AsyncIterator[Event]:
         """Run ``call`` and yield its events as they arrive.

@@ -1,0 +1,125 @@
+"""Cambrion's dialect, inbound: media in, an observation out. Key in ``X-API-Key``.
+
+Owns: the fields of an execute call, what they mean and which mean nothing yet; the answers' and the
+errors' forms; the events that a stream adds to the dialect.
+Does not know: HTTP, upstreams, the other dialect.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from gateway.dialects.events import event_json
+from gateway.dialects.wire import Origin, decode, decode_base64, make_media
+from gateway.errors import GatewayError, RequestRejected
+from gateway.model import Event, Frames, Request, Result
+from gateway.sse import encode
+
+KEY_HEADER: Final = "X-API-Key"
+
+
+class _ExecuteBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    execution_id: str | UnsetType | None = UNSET
+    tag: str | UnsetType | None = UNSET
+    transient: bool | UnsetType | None = UNSET
+    transform: str | UnsetType | None = UNSET
+    idempotent: bool | UnsetType | None = UNSET
+    media: list[Raw] | UnsetType | None = UNSET
+    observation: Raw | UnsetType = UNSET
+    text: str | UnsetType | None = UNSET
+    try_image_conversion: bool | UnsetType | None = UNSET
+    try_simple_text: bool | UnsetType | None = UNSET
+    runtime_parameters: dict[str, Any] | UnsetType | None = UNSET
+
+
+_decoder = msgspec.json.Decoder(_ExecuteBody)
+
+
+def parse_request(origin: Origin, body: bytes) -> Request:
+    """The body of an execute call as a ``Request``.
+
+    Raises:
+        RequestRejected: not JSON, a wrong type, bad base64, nothing to run on, or a field that this
+            gateway cannot honour.
+    """
+    fields = decode(_decoder, body)
+    observation = _observation(fields.observation)
+    execution_id = fields.execution_id or None
+    if execution_id is not None:
+        raise RequestRejected(
+            "executionId: there is no such execution (this gateway keeps none yet); "
+            "leave it out and send media, text or an observation"
+        )
+    files = [
+        (decode_base64(raw, f"media[{index}]"), None)
+        for index, raw in enumerate(fields.media or ())
+    ]
+    text = _present(fields.text)
+    if not files and not text and observation is None:
+        raise RequestRejected("nothing to run on: send media, text or an observation")
+    parameters = dict(fields.runtime_parameters or {})
+    context = parameters.pop("context", None)
+    if context is not None and not isinstance(context, str):
+        raise RequestRejected("runtimeParameters.context: expected a string")
+    return Request(
+        pipeline=origin.pipeline,
+        request_id=origin.request_id,
+        text=text,
+        context=context,
+        media=make_media(files, origin.media_max),
+        observation=observation,
+        tag=_present(fields.tag),
+        parameters=parameters,
+        transient=bool(fields.transient),
+        idempotent=bool(fields.idempotent),
+        try_image_conversion=bool(fields.try_image_conversion),
+        try_simple_text=bool(fields.try_simple_text),
+        transform=_present(fields.transform),
+        stream=origin.stream,
+        headers=origin.headers,
+        key=origin.key,
+    )
+
+
+def _present(value: str | UnsetType | None) -> str | None:
+    return None if value is UNSET else value
+
+
+def _observation(raw: Raw | UnsetType) -> bytes | None:
+    if isinstance(raw, UnsetType) or raw == b"null":
+        return None
+    text = bytes(raw)
+    if not text.startswith(b"{"):
+        raise RequestRejected("observation: expected an object")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise RequestRejected("observation: not UTF-8") from error
+    return text
+
+
+def render_event(event: Event) -> bytes:
+    """The SSE frames of one event."""
+    if isinstance(event, Frames):
+        return event.data
+    return encode(event_json(event))
+
+
+def render_result(result: Result, *, view: bool) -> bytes:
+    """The body of a plain answer: ``{executionId, observation}``, or the caller's own view.
+
+    A view that yields nothing is ``null``: the dialect has no other word for it.
+    """
+    if view:
+        return b"null" if result.view is None else result.view
+    return msgspec.json.encode(
+        {"executionId": result.execution_id, "observation": Raw(result.observation or b"{}")}
+    )
+
+
+def render_error(error: GatewayError) -> bytes:
+    """``{code, message}``."""
+    return msgspec.json.encode({"code": error.code, "message": error.message})

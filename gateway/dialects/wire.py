@@ -1,0 +1,181 @@
+"""Reading what callers send: strict JSON and strict base64, with errors that say where.
+
+Owns: the decoding of a request body into a checked structure, the search for duplicate keys, the
+decoding of base64 media, and what both dialects know of a request before its body.
+Does not know: either dialect's fields.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gateway.errors import RequestRejected
+from gateway.mediatype import detect
+from gateway.model import Media
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_KEY: Final = re.compile(rb'"[ \t\r\n]*:')
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]")
+# A multiple of 4, so that every piece but the last decodes by itself. Decoded in pieces because
+# each piece holds the interpreter: in a thread, others run in between.
+_PIECE_CHARS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of a request before its body is read. ``media_max``: the most files it may
+    carry; ``headers``: the allow-listed ones; ``key``: the name of the caller's key."""
+
+    pipeline: str
+    request_id: str
+    stream: bool = False
+    media_max: int = 64
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a multipart form: ``filename`` is ``None`` for a plain field."""
+
+    name: str
+    data: bytes
+    filename: str | None = None
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a request body, one JSON object.
+
+    Raises:
+        RequestRejected: not JSON, not of the expected form, nested too deeply, or a key twice.
+    """
+    try:
+        value = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestRejected(f"the request body does not fit: {_readable(str(error))}") from error
+    except msgspec.DecodeError as error:
+        if not body:
+            raise RequestRejected("the request body is empty; expected a JSON object") from error
+        if _SURROGATE.search(body):
+            reason = "a \\u escape is one half of a surrogate pair without the other"
+        else:
+            reason = str(error).removeprefix("JSON is malformed: ")
+        raise RequestRejected(f"the request body is not valid JSON: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise RequestRejected("the request body is not valid JSON: not UTF-8") from error
+    except RecursionError as error:
+        raise RequestRejected("the request body is nested too deeply") from error
+    fields = value.__struct_fields__
+    seen = sum(1 for name in fields if getattr(value, name) is not msgspec.UNSET)
+    check_unique_keys(body, seen)
+    return value
+
+
+def _readable(message: str) -> str:
+    """msgspec's sentence with the path first: ``text: expected `str`, got `int```."""
+    what, _, path = message.partition(" - at `$")
+    path = path.removesuffix("`").lstrip(".")
+    what = what[:1].lower() + what[1:]
+    return f"{path}: {what}" if path else what
+
+
+def check_unique_keys(body: bytes, seen: int) -> None:
+    """Refuse an object that has a key twice: which one counts, readers disagree about.
+
+    A valid text has at least one ``":`` for each of its keys, so where there are no more of them
+    than the ``seen`` keys, none was swallowed. Only otherwise is it read once more, key by key.
+    """
+    if sum(1 for _ in _KEY.finditer(body)) == seen:
+        return
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise RequestRejected("the request body is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise RequestRejected("the request body is not valid JSON: not UTF-8") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestRejected(f'the request body has the key "{twice[:80]}" more than once')
+    return value
+
+
+def decode_base64(raw: msgspec.Raw, where: str) -> bytes:
+    """The bytes of a JSON string of standard base64 (RFC 4648 section 4, padded, no white space).
+
+    Args:
+        raw: the JSON text of the value.
+        where: its path, for the error: ``media[0]``.
+    """
+    text = memoryview(raw)
+    if bytes(text[:1]) != b'"':
+        raise RequestRejected(f"{where}: expected a string of base64, got {_kind(text)}")
+    text = text[1:-1]
+    try:
+        data = _decode_pieces(text)
+    except binascii.Error:
+        # JSON may write a slash as \/, as some clients do: only then is the string unescaped.
+        unescaped = msgspec.json.decode(raw, type=str).encode()
+        try:
+            data = _decode_pieces(memoryview(unescaped))
+        except binascii.Error as error:
+            raise RequestRejected(f"{where}: {_base64_problem(unescaped)}") from error
+    if not data:
+        raise RequestRejected(f"{where}: is empty")
+    return data
+
+
+def _decode_pieces(text: memoryview) -> bytes:
+    if len(text) <= _PIECE_CHARS:
+        return binascii.a2b_base64(text, strict_mode=True)
+    pieces = []
+    for start in range(0, len(text), _PIECE_CHARS):
+        piece = binascii.a2b_base64(text[start : start + _PIECE_CHARS], strict_mode=True)
+        if len(piece) * 4 != _PIECE_CHARS * 3 and start + _PIECE_CHARS < len(text):
+            raise binascii.Error("padding before the end")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _kind(text: memoryview) -> str:
+    kinds = {b"{": "an object", b"[": "a list", b"n": "null", b"t": "a boolean", b"f": "a boolean"}
+    return kinds.get(bytes(text[:1]), "a number")
+
+
+def _base64_problem(text: bytes) -> str:
+    if text.startswith(b"data:"):
+        return "not base64 but a data: URL; send only what follows its comma"
+    match = _NOT_BASE64.search(text)
+    if match is None:
+        return "not valid base64: its padding is wrong, or it was cut short"
+    found = match.group()
+    if found in b"-_":
+        why = f"'{found.decode()}' belongs to the URL-safe alphabet; use the standard one (+ and /)"
+    elif found in b" \t\r\n":
+        why = "white space; send the text without line breaks or blanks"
+    else:
+        why = "a character that base64 does not have"
+    return f"not valid base64: at position {match.start()}, {why}"
+
+
+def make_media(files: Sequence[tuple[bytes, str | None]], media_max: int) -> tuple[Media, ...]:
+    """Files as ``Media``: named ``media-1`` and so on, their type read from their bytes."""
+    if len(files) > media_max:
+        raise RequestRejected(f"{len(files)} files in one request; at most {media_max} are allowed")
+    return tuple(
+        Media(id=f"media-{number}", data=data, content_type=detect(data), filename=filename)
+        for number, (data, filename) in enumerate(files, start=1)
+    )

@@ -1,0 +1,81 @@
+"""Who is calling, and which pipelines that key opens.
+
+Owns: the finding of a key among a request's headers, and its comparison with the configured ones.
+Does not know: the keys themselves; only their SHA-256 is ever kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from gateway.config import KeyConfig
+from gateway.errors import Code, RequestRejected
+
+_HEADERS: Final = ("X-API-Key", "Api-Key")
+_BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of one key: its ``name``, and the patterns of the pipelines it opens."""
+
+    name: str | None
+    patterns: tuple[str, ...]
+
+    def may(self, pipeline: str) -> bool:
+        """Whether the key opens a pipeline of this name, be there one or not."""
+        return any(fnmatchcase(pipeline, pattern) for pattern in self.patterns)
+
+
+_ANYONE: Final = Caller(None, ("*",))
+_NO_DIGEST: Final = b""
+
+
+class Keyring:
+    """The configured keys; ``None`` opens everything to everyone."""
+
+    def __init__(self, keys: Iterable[KeyConfig] | None) -> None:
+        self._callers: dict[bytes, tuple[bytes, Caller]] | None = None
+        if keys is not None:
+            digests = ((bytes.fromhex(key.sha256), key) for key in keys)
+            self._callers = {
+                digest: (digest, Caller(key.name, key.pipelines)) for digest, key in digests
+            }
+
+    def identify(self, headers: Mapping[str, str]) -> Caller:
+        """The caller whose key is in ``X-API-Key``, ``Api-Key`` or ``Authorization: Bearer``.
+
+        The digest is looked up, so the time taken tells nothing of a key that is nearly right; what
+        is found is compared once more, in constant time.
+
+        Raises:
+            RequestRejected: no key, or none that is known (401).
+        """
+        if self._callers is None:
+            return _ANYONE
+        given = _given_key(headers)
+        if given is None:
+            raise RequestRejected(
+                "no key: send it as X-API-Key, Api-Key or Authorization: Bearer",
+                code=Code.UNAUTHORIZED,
+            )
+        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        known, caller = self._callers.get(digest, (_NO_DIGEST, _ANYONE))
+        if hmac.compare_digest(known, digest):
+            return caller
+        raise RequestRejected("the key is not known", code=Code.UNAUTHORIZED)
+
+
+def _given_key(headers: Mapping[str, str]) -> str | None:
+    for name in _HEADERS:
+        if name in headers:
+            return headers[name].strip()
+    authorization = headers.get("Authorization", "")
+    if authorization[: len(_BEARER)].lower() == _BEARER:
+        return authorization[len(_BEARER) :].strip()
+    return None

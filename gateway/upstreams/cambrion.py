@@ -1,0 +1,110 @@
+"""Upstreams in Cambrion's dialect: one executeSync, answered by an observation.
+
+Owns: the outgoing body of that call and the reading of its answer.
+Does not know: who asked, or in which dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.model import Event, Media, ObservationReady
+from gateway.upstreams.base import Call
+from gateway.upstreams.http import Body, HttpApi, mapped_body
+
+
+class _Answer(msgspec.Struct, rename="camel"):
+    observation: msgspec.Raw
+    execution_id: str | None = None
+
+
+_answer_decoder = msgspec.json.Decoder(_Answer)
+
+
+class CambrionUpstream:
+    """A remote API in Cambrion's dialect."""
+
+    kind = "cambrion"
+    layered = False
+    executes = True
+
+    def __init__(self, api: HttpApi) -> None:
+        self.name = api.name
+        self._api = api
+
+    async def stream(self, call: Call) -> AsyncIterator[Event]:
+        """See ``Upstream.stream``. Yields one ``ObservationReady``: the dialect has no stream."""
+        request = call.request
+        async with self._api.request(
+            "POST",
+            f"/pipelines/{quote(call.pipeline, safe='')}/executeSync",
+            request_id=request.request_id,
+            connect_s=call.connect_s,
+            body=_body(call),
+            headers=dict(request.headers),
+        ) as response:
+            text = await self._api.read(response)
+        yield self._read(text)
+
+    def _read(self, text: bytes) -> ObservationReady:
+        try:
+            answer = _answer_decoder.decode(text)
+            observation = bytes(answer.observation)
+            observation.decode()
+        except (ValueError, RecursionError) as error:
+            raise self._api.invalid(
+                "its answer is not the JSON of {executionId, observation}"
+            ) from error
+        if not observation.startswith(b"{"):
+            raise self._api.invalid("the observation in its answer is not an object")
+        return ObservationReady(observation, execution_id=answer.execution_id)
+
+    async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
+        """See ``Upstream.definition``: as the remote API describes it."""
+        async with self._api.request(
+            "GET",
+            f"/pipelines/{quote(pipeline, safe='')}/definition",
+            request_id=request_id,
+            connect_s=5.0,
+        ) as response:
+            text = await self._api.read(response)
+        try:
+            return msgspec.json.decode(text, type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
+            raise self._api.invalid("its pipeline definition is not a JSON object") from error
+
+    async def probe(self) -> None:
+        """See ``Upstream.probe``: the list of pipelines is asked for."""
+        async with self._api.request("GET", "/pipelines", request_id="ready", connect_s=2.0):
+            return
+
+    async def close(self) -> None:
+        """Nothing is held: connections belong to the shared session."""
+
+
+def _body(call: Call) -> Body:
+    """The JSON body; the media's base64 is made while it is sent, and never stands in memory."""
+    request = call.request
+    fields = mapped_body(call).rstrip()[:-1].rstrip()
+    flags = {
+        "transient": request.transient,
+        "idempotent": request.idempotent,
+        "tryImageConversion": request.try_image_conversion,
+        "trySimpleText": request.try_simple_text,
+    }
+    extra = [b'"%b":true' % name.encode() for name, given in flags.items() if given]
+    head = b",".join([fields, *extra]) if fields != b"{" else b"{" + b",".join(extra)
+    segments: list[bytes | Media] = [head]
+    if request.media:
+        segments.append(b'"media":["' if head == b"{" else b',"media":["')
+        for index, media in enumerate(request.media):
+            if index:
+                segments.append(b'","')
+            segments.append(media)
+        segments.append(b'"]')
+    segments.append(b"}")
+    return Body("application/json", segments, base64=True)

@@ -1,0 +1,188 @@
+"""Upstreams in Pupau's dialect: a query, answered by layers of actors, streamed or whole.
+
+Owns: the outgoing query, JSON or multipart, and the reading of both kinds of answer.
+Does not know: who asked, or in which dialect.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.dialects.events import parse_event, parse_responses
+from gateway.errors import Code, EventTooLarge, UpstreamFailed
+from gateway.mediatype import extension
+from gateway.model import Event, Frames, LayerFinished, Media
+from gateway.sse import Decoder, Splitter, is_event_stream
+from gateway.upstreams.base import Call
+from gateway.upstreams.http import Body, HttpApi, mapped_body
+
+# What a quoted parameter of a form part's header may not hold as it is.
+_UNQUOTABLE: Final = re.compile(r'[\x00-\x1f\x7f"]')
+
+
+class PupauUpstream:
+    """A remote API in Pupau's dialect. ``event_bytes_max`` bounds one event of its streams."""
+
+    kind = "pupau"
+    layered = True
+    executes = False
+
+    def __init__(self, api: HttpApi, *, event_bytes_max: int) -> None:
+        self.name = api.name
+        self._api = api
+        self.event_bytes_max = event_bytes_max
+
+    async def stream(self, call: Call) -> AsyncIterator[Event]:
+        """See ``Upstream.stream``.
+
+        A caller who streams gets the remote events as they arrive, or, where ``call.frames`` asks
+        for it, the bytes of whole frames unparsed and the last event parsed. Any other gets one
+        ``LayerFinished`` with the list of responses.
+        """
+        request = call.request
+        wanted = "true" if request.stream else "false"
+        async with self._api.request(
+            "POST",
+            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse={wanted}",
+            request_id=request.request_id,
+            connect_s=call.connect_s,
+            accept="text/event-stream" if request.stream else "application/json",
+            body=_body(call),
+            headers=dict(request.headers),
+        ) as response:
+            if not request.stream:
+                yield self._read_list(await self._api.read(response), call)
+                return
+            if not is_event_stream(response.headers.get("Content-Type", "")):
+                raise self._api.invalid(
+                    f"answered a streaming query with {response.content_type}, not an event stream"
+                )
+            reader = _FrameReader(self) if call.frames else _EventReader(self)
+            try:
+                async with aclosing(self._api.pieces(response)) as pieces:
+                    async for piece in pieces:
+                        for event in reader.feed(piece):
+                            yield event
+                for event in reader.end():
+                    yield event
+            except EventTooLarge as error:
+                raise self._api.invalid(error.message) from error
+
+    def _read_list(self, text: bytes, call: Call) -> LayerFinished:
+        try:
+            responses = parse_responses(text)
+        except ValueError as error:
+            raise self._api.invalid("its answer is not a JSON list of responses") from error
+        return LayerFinished(call.layer_id, responses, last=True, raw=text)
+
+    def parse(self, data: bytes) -> Event:
+        """One event's JSON text. Raises UpstreamFailed."""
+        try:
+            return parse_event(data)
+        except ValueError as error:
+            raise self._api.invalid(f"an event of its stream cannot be read: {error}") from error
+
+    def cut(self, where: str) -> UpstreamFailed:
+        """The error for a stream that ended too early."""
+        return UpstreamFailed(
+            f"upstream {self.name}: its stream ended {where}", code=Code.UPSTREAM_FAILED
+        )
+
+    async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
+        """See ``Upstream.definition``: one node, since this dialect does not show its layers."""
+        return {"nodes": [{"modelId": pipeline, "modelName": pipeline}], "edges": []}
+
+    async def probe(self) -> None:
+        """See ``Upstream.probe``: the dialect has nothing cheap to ask, so any answer will do."""
+        try:
+            async with self._api.request("GET", "/", request_id="ready", connect_s=2.0):
+                return
+        except UpstreamFailed as error:
+            if error.code in (Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_BUSY):
+                raise
+
+    async def close(self) -> None:
+        """Nothing is held: connections belong to the shared session."""
+
+
+class _EventReader:
+    """A stream's bytes as events, each parsed."""
+
+    def __init__(self, upstream: PupauUpstream) -> None:
+        self._upstream = upstream
+        self._decoder = Decoder(upstream.event_bytes_max)
+        self._last = False
+
+    def feed(self, piece: bytes) -> list[Event]:
+        events = [self._upstream.parse(frame.data) for frame in self._decoder.feed(piece)]
+        if events:
+            final = events[-1]
+            self._last = isinstance(final, LayerFinished) and final.last
+        return events
+
+    def end(self) -> list[Event]:
+        if self._decoder.pending:
+            raise self._upstream.cut("in mid-event")
+        if not self._last:
+            raise self._upstream.cut("before its last layer had answered")
+        return []
+
+
+class _FrameReader:
+    """A stream's bytes as whole frames, untouched; the last one is parsed, to know the end."""
+
+    def __init__(self, upstream: PupauUpstream) -> None:
+        self._upstream = upstream
+        self._splitter = Splitter(upstream.event_bytes_max)
+
+    def feed(self, piece: bytes) -> list[Event]:
+        data, count = self._splitter.feed(piece)
+        return [Frames(data, count)] if data else []
+
+    def end(self) -> list[Event]:
+        if self._splitter.pending:
+            raise self._upstream.cut("in mid-event")
+        frames = Decoder(self._upstream.event_bytes_max).feed(self._splitter.last)
+        event = self._upstream.parse(frames[-1].data) if frames else None
+        if not (isinstance(event, LayerFinished) and event.last):
+            raise self._upstream.cut("before its last layer had answered")
+        return [event]
+
+
+def _body(call: Call) -> Body:
+    """JSON where there are no files, else a form with the files beside the fields."""
+    text = mapped_body(call)
+    media = call.request.media
+    if not media:
+        return Body("application/json", [text])
+    boundary = secrets.token_hex(16)
+    segments: list[bytes | Media] = []
+    fields: dict[str, Any] = msgspec.json.decode(text)
+    for name, value in fields.items():
+        content = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        segments.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n'
+            f"{content}\r\n".encode()
+        )
+    for item in media:
+        filename = item.filename or item.id + extension(item.content_type)
+        segments += (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; '
+            f'filename="{_quoted(filename)}"\r\nContent-Type: {item.content_type}\r\n\r\n'.encode(),
+            item,
+            b"\r\n",
+        )
+    segments.append(f"--{boundary}--\r\n".encode())
+    return Body(f"multipart/form-data; boundary={boundary}", segments)
+
+
+def _quoted(value: str) -> str:
+    """A header parameter's text: a line break or a quote in a file name cannot end it."""
+    return _UNQUOTABLE.sub(lambda match: f"%{ord(match.group()):02X}", value)
