@@ -1,0 +1,309 @@
+"""What the demo sends to the gateway, and what it takes for a right answer.
+
+Owns: the scenes, in the order in which they are shown, and the check of each answer against what
+was drawn or sent.
+Does not know: how the gateway and its upstreams were started, nor what anything looks like.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from deploy.demo import invoices
+from deploy.demo.client import AnswerError, Arrived, Body, form_body, json_body, send, stream
+from deploy.demo.screen import Screen
+
+#: What the JSON view of the drawn invoice holds, by label. Labels with money hold numbers.
+EXPECTED_INVOICE: Final[dict[str, Any]] = {
+    "invoiceNo": invoices.EXAMPLE.number,
+    "date": invoices.EXAMPLE.issued.isoformat(),
+    "dueDate": invoices.EXAMPLE.due.isoformat(),
+    "customer": invoices.EXAMPLE.customer,
+    "subtotal": float(invoices.EXAMPLE.subtotal),
+    "total": float(invoices.EXAMPLE.total),
+}
+#: A view of one's own: JSONata over the observation.
+TRANSFORM: Final = """(
+  $labelled := mediaContents.documentPages.document.entities[label];
+  {
+    "number": $labelled[label = "invoiceNo"].data.textValue,
+    "total": $labelled[label = "total"].data.numberValue,
+    "leastConfidence": $min($labelled.confidence)
+  }
+)"""
+RECEIPT_TEXT: Final = "Shop: Example Ltd\nDate: 2026-03-14\nTotal: 12.50"
+EXPECTED_RECEIPT: Final = {"shop": "Example Ltd", "date": "2026-03-14", "total": 12.5}
+QUESTION: Final = "What can you tell me about this gateway?"
+CANCELLED_WITHIN_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """Where the scenes are played.
+
+    Args:
+        base: the gateway's address, ``http://host:port``.
+        key: a key that opens all pipelines.
+        folder: where the files are that the shown commands send.
+        pupau_url: the simulated Pupau, asked how the runs there ended.
+    """
+
+    screen: Screen
+    base: str
+    key: str
+    folder: Path
+    pupau_url: str
+    wrong: list[str] = field(default_factory=list)
+
+    def expect(self, what: str, actual: Any, expected: Any) -> None:
+        """Show whether an answer is right, and remember it if not."""
+        if actual == expected:
+            self.screen.verdict(f"{what}: {_short(actual)}", right=True)
+        else:
+            text = f"{what}: expected {_short(expected)}, got {_short(actual)}"
+            self.screen.verdict(text, right=False)
+            self.wrong.append(text)
+
+    def execute(self, pipeline: str, body: Any, view: str = "") -> Any:
+        """The answer of ``executeSync``, or of one of its views, as a Cambrion client gets it."""
+        url = f"{self.base}/v1/pipelines/{pipeline}/executeSync{view}"
+        headers = {"X-API-Key": self.key, "Accept": "application/json"}
+        return send(url, json_body(body), headers).json()
+
+    def execute_stream(self, pipeline: str, body: Any) -> Generator[Arrived, None, None]:
+        """The events of ``executeSync`` for a Cambrion client that asks for a stream."""
+        url = f"{self.base}/v1/pipelines/{pipeline}/executeSync"
+        headers = {"X-API-Key": self.key, "Accept": "text/event-stream"}
+        return stream(url, json_body(body), headers)
+
+    def query(self, pipeline: str, body: Body) -> Any:
+        """The answer of ``queries``, as a Pupau client gets it."""
+        url = f"{self.base}/pipelines/{pipeline}/queries?sse=false"
+        return send(url, body, {"Api-Key": self.key}).json()
+
+    def query_stream(self, pipeline: str, body: Body) -> Generator[Arrived, None, None]:
+        """The events of ``queries`` for a Pupau client that asks for a stream."""
+        url = f"{self.base}/pipelines/{pipeline}/queries?sse=true"
+        return stream(url, body, {"Api-Key": self.key})
+
+    def curl(self, path: str, *options: str) -> str:
+        """The command for a call of the gateway."""
+        key = (
+            f"-H 'X-API-Key: {self.key}'" if path.startswith("/v1") else f"-H 'Api-Key: {self.key}'"
+        )
+        return " ".join(["curl -s", key, *options, f"'{self.base}{path}'"])
+
+
+def write_files(folder: Path) -> None:
+    """Write the invoices, and the request bodies that the shown commands send."""
+    scan = invoices.scan_png()
+    (folder / "invoice.png").write_bytes(scan)
+    (folder / "invoice-photo.jpg").write_bytes(invoices.photo_jpeg())
+    (folder / "invoice.pdf").write_bytes(invoices.pdf())
+    (folder / "invoice.json").write_bytes(msgspec.json.encode({"media": [_base64(scan)]}))
+    (folder / "invoice-transform.json").write_bytes(
+        msgspec.json.encode({"media": [_base64(scan)], "transform": TRANSFORM})
+    )
+
+
+def play(stage: Stage) -> None:
+    """Play every scene. A scene that gets no usable answer is noted as wrong; the rest go on."""
+    for scene in SCENES:
+        try:
+            scene(stage)
+        except AnswerError as error:
+            stage.screen.trouble(str(error))
+            stage.wrong.append(f"{scene.__name__}: {error}")
+
+
+def _invoice_for_a_cambrion_client(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("1  An invoice, read by Triton, asked for in the Cambrion dialect")
+    path = "/v1/pipelines/invoice/executeSync"
+    send_file = _curl_json(stage.folder / "invoice.json")
+    body = {"media": [_base64((stage.folder / "invoice.png").read_bytes())]}
+    screen.command(stage.curl(path, send_file))
+    answer = stage.execute("invoice", body)
+    screen.entities(answer["observation"])
+    screen.say("The same as JSON, labels to values:")
+    screen.command(stage.curl(f"{path}/json", send_file))
+    view = stage.execute("invoice", body, "/json")
+    screen.value(view)
+    _expect_invoice(stage, view)
+    screen.say("And through a JSONata expression that the client sends along:")
+    screen.say("\n".join(f"    {line}" for line in TRANSFORM.splitlines()))
+    send_file = _curl_json(stage.folder / "invoice-transform.json")
+    screen.command(stage.curl(f"{path}/transform", send_file))
+    own = stage.execute("invoice", {**body, "transform": TRANSFORM}, "/transform")
+    screen.value(own)
+    stage.expect("Number in the view", own.get("number"), EXPECTED_INVOICE["invoiceNo"])
+    stage.expect("Total in the view", own.get("total"), EXPECTED_INVOICE["total"])
+
+
+def _invoice_for_a_pupau_client(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("2  The same invoice, in the Pupau dialect, as a stream")
+    file = stage.folder / "invoice.png"
+    screen.command(stage.curl("/pipelines/invoice/queries?sse=true", "-N", f"-F file=@{file}"))
+    form = form_body({}, {"invoice.png": ("image/png", file.read_bytes())})
+    events = screen.stream(stage.query_stream("invoice", form))
+    (message,) = _finished_messages(events).values()
+    _expect_invoice(stage, _parsed(message))
+
+
+def _photographed_invoice(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("3  A photograph of it: at an angle, badly lit, noisy")
+    file = stage.folder / "invoice-photo.jpg"
+    screen.command(stage.curl("/pipelines/invoice/queries", f"-F file=@{file}"))
+    photo = file.read_bytes()
+    (response,) = stage.query("invoice", form_body({}, {file.name: ("image/jpeg", photo)}))
+    message = _parsed(response["message"])
+    screen.value(message)
+    _expect_invoice(stage, message)
+    view = stage.execute("invoice", {"media": [_base64(photo)]}, "/json")
+    stage.expect("Both dialects say the same of it", view == message, True)
+
+
+def _chat_for_both_clients(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("4  A Pupau pipeline of three actors, streamed to a Pupau client …")
+    body = {"request": QUESTION, "context": "the demo"}
+    screen.command(stage.curl("/pipelines/chat/queries?sse=true", "-N", _curl_json(body)))
+    pupau = screen.stream(stage.query_stream("chat", json_body(body)))
+    messages = _finished_messages(pupau)
+    stage.expect("Actors that answered", sorted(messages), ["actor-1", "actor-2", "actor-3"])
+    stage.expect("The question arrived", f"You asked: {QUESTION}" in messages["actor-1"], True)
+    stage.expect("Each actor's pieces join to its message", _joined_pieces(pupau), messages)
+    early = pupau[0].after_s < pupau[-1].after_s / 2
+    stage.expect("The first piece came long before the last", early, True)
+
+    screen.scene("   … and to a Cambrion client, which gets the observation at the end")
+    execution = {"text": QUESTION, "runtimeParameters": {"context": "the demo"}}
+    path = "/v1/pipelines/chat/executeSync"
+    accept = "-N -H 'Accept: text/event-stream'"
+    screen.command(stage.curl(path, accept, _curl_json(execution)))
+    cambrion = screen.stream(stage.execute_stream("chat", execution))
+    stage.expect("It streamed the same pieces", _joined_pieces(cambrion), messages)
+    last = cambrion[-1].event
+    stage.expect("Its last event", last.get("type"), "OBSERVATION")
+    contents = {
+        content["mediaId"]: content.get("rawText")
+        for content in last.get("observation", {}).get("mediaContents", [])
+    }
+    stage.expect("In it, the last actor's text", contents.get("actor-3"), messages["actor-3"])
+
+
+def _client_that_goes_away(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("5  A client that hangs up in mid-stream: the work behind it stops")
+    seen_url = f"{stage.pupau_url}/_seen"
+    before = send(seen_url).json()["broken_off"]
+    with closing(stage.query_stream("chat", json_body({"request": "word " * 200}))) as events:
+        next(events)
+    deadline = time.monotonic() + CANCELLED_WITHIN_S
+    while (seen := send(seen_url).json())["broken_off"] == before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    screen.command(f"curl -s {seen_url}")
+    screen.value(seen)
+    stage.expect("Runs that the simulated Pupau broke off", seen["broken_off"] - before, 1)
+
+
+def _receipt_for_both_clients(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("6  A Cambrion pipeline, for a client of either dialect")
+    body = {"text": RECEIPT_TEXT}
+    screen.command(stage.curl("/v1/pipelines/receipt/executeSync/json", _curl_json(body)))
+    view = stage.execute("receipt", body, "/json")
+    screen.value(view)
+    stage.expect("As a Cambrion client gets it", view, EXPECTED_RECEIPT)
+    query = {"request": RECEIPT_TEXT}
+    screen.command(stage.curl("/pipelines/receipt/queries", _curl_json(query)))
+    responses = stage.query("receipt", json_body(query))
+    screen.value(responses)
+    (response,) = responses
+    stage.expect("As a Pupau client gets it", _parsed(response["message"]), EXPECTED_RECEIPT)
+
+
+def _numbers(stage: Stage) -> None:
+    stage.screen.scene("7  What the gateway counted meanwhile")
+    stage.screen.command(f"curl -s {stage.base}/metrics")
+    answer = send(f"{stage.base}/metrics")
+    stage.screen.metrics(answer.body.decode())
+    stage.expect("Status of /metrics", answer.status, 200)
+
+
+SCENES: Final[tuple[Callable[[Stage], None], ...]] = (
+    _invoice_for_a_cambrion_client,
+    _invoice_for_a_pupau_client,
+    _photographed_invoice,
+    _chat_for_both_clients,
+    _client_that_goes_away,
+    _receipt_for_both_clients,
+    _numbers,
+)
+
+
+def _expect_invoice(stage: Stage, view: Any) -> None:
+    """Whether a JSON view holds what was drawn. The OCR may leave a space out of a name."""
+    values = view if isinstance(view, dict) else {}
+    found = {label: values.get(label) for label in EXPECTED_INVOICE}
+    if str(found["customer"]).replace(" ", "") == EXPECTED_INVOICE["customer"].replace(" ", ""):
+        found["customer"] = EXPECTED_INVOICE["customer"]
+    stage.expect("What was drawn was read", found, EXPECTED_INVOICE)
+
+
+def _finished_messages(arrivals: list[Arrived]) -> dict[str, str]:
+    """Each actor's whole text, from the layers' responses; the last event must be the last."""
+    responses: dict[str, str] = {}
+    ended = False
+    for arrived in arrivals:
+        if arrived.event.get("type") == "LAYER_RESPONSE":
+            ended = bool(arrived.event.get("last"))
+            for response in arrived.event["responses"]:
+                responses[response["actorId"]] = response["message"]
+    if not ended:
+        raise AnswerError("the stream ended without the last layer's LAYER_RESPONSE")
+    return responses
+
+
+def _joined_pieces(arrivals: list[Arrived]) -> Mapping[str, str]:
+    """Each actor's pieces, joined."""
+    texts: dict[str, str] = {}
+    for arrived in arrivals:
+        event = arrived.event
+        if event.get("type") == "STREAMING_RESPONSE":
+            texts[event["actorId"]] = texts.get(event["actorId"], "") + event["message"]
+    return texts
+
+
+def _parsed(message: str) -> Any:
+    try:
+        return msgspec.json.decode(message)
+    except msgspec.DecodeError as cause:
+        raise AnswerError(
+            f"the actor's message is not JSON ({cause}): {message[:200]!r}"
+        ) from cause
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _curl_json(body: Any) -> str:
+    """The options by which curl sends JSON: a value, or the file of that path."""
+    data = f"@{body}" if isinstance(body, Path) else f"'{msgspec.json.encode(body).decode()}'"
+    return f"-H 'Content-Type: application/json' -d {data}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 200 else f"{text[:200]}…"
