@@ -1,0 +1,256 @@
+"""The kinds of value that a configuration holds beyond numbers and text.
+
+Owns: names, URLs, secrets, hashes of keys, header names and JSONata expressions: what each accepts,
+what ``{file: …}`` reads, and the sentence that refuses the rest without repeating a secret.
+Does not know: which keys hold them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from re import compile as compile_pattern
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from gateway import yamltext
+from gateway.explain import Words, did_you_mean
+from gateway.yamltext import Written, quoted
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[
+    str,
+    Field(pattern=NAME_PATTERN),
+    Words(
+        "a name: a letter or digit, then letters, digits, dots, dashes or underscores, up to 128"
+    ),
+]
+SECRET_BYTES_MAX: Final = 64 * 1024
+EXPRESSION_BYTES_MAX: Final = 1024 * 1024
+
+_PACKAGE: Final = Path(__file__).parent
+_FILE_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"file": {"type": "string"}},
+            "required": ["file"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What validators need to read the files that the configuration names."""
+
+    folder: Path
+    expressions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _file_name(value: dict[str, Any], otherwise: str) -> str:
+    name = value.get("file")
+    if len(value) != 1 or not isinstance(name, str) or not name:
+        raise ValueError(f"must be {otherwise} or {{file: name}}, with no other key")
+    return name
+
+
+def _read_secret(value: Any, info: ValidationInfo) -> Any:
+    """A secret's text; ``{file: path}`` is read, a line break at its end taken off."""
+    if isinstance(value, dict) and isinstance(info.context, Source):
+        path = info.context.folder / _file_name(value, "text")
+        text = yamltext.read_text(path, bytes_max=SECRET_BYTES_MAX, what=f"file {path}")
+        value = text.removesuffix("\n")
+    if isinstance(value, str):
+        if not value:
+            raise ValueError("must not be empty; leave the key out where no secret is needed")
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            raise ValueError("must be one line of visible ASCII, without spaces around it")
+    return value
+
+
+def packaged(folder: str) -> Path:
+    """Where the project's own ``transforms`` or ``config`` lie: in the installed package, else
+    beside it, as in a checkout."""
+    inside = _PACKAGE / {"config": "config_files"}.get(folder, folder)
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(_read_secret),
+    WithJsonSchema(_FILE_SCHEMA),
+    Words("text, or {file: path} relative to the configuration's folder"),
+]
+
+_REFUSED_HEADERS: Final = {
+    **dict.fromkeys(
+        ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
+         "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        "it concerns one connection only (hop by hop)",
+    ),
+    **dict.fromkeys(
+        ("host", "content-length", "content-type", "content-encoding", "accept",
+         "accept-encoding", "expect", "x-request-id"),
+        "the gateway writes its own",
+    ),
+    **dict.fromkeys(
+        ("x-api-key", "api-key", "authorization", "cookie", "set-cookie"),
+        "it carries the client's credentials, which never go upstream",
+    ),
+}  # fmt: skip
+
+
+def _header_name(value: str) -> str:
+    name = value.lower()
+    if not compile_pattern(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}").fullmatch(name):
+        raise ValueError(f"{quoted(value)} is no header name")
+    if name in _REFUSED_HEADERS:
+        raise ValueError(f"{quoted(value)} cannot be forwarded: {_REFUSED_HEADERS[name]}")
+    return name
+
+
+def _key_hash(value: str) -> str:
+    digest = value.lower()
+    how = "make it with: printf %s KEY | sha256sum"
+    if not compile_pattern(r"[0-9a-f]{64}").fullmatch(digest):
+        raise ValueError(f"must be the SHA-256 of the key, 64 hex digits; {how}")
+    if digest.startswith("e3b0c44298fc1c14") and digest.endswith("a495991b7852b855"):
+        raise ValueError(f"is the SHA-256 of nothing; {how}")
+    return digest
+
+
+def _checked_url(url: str, schemes: tuple[str, ...]) -> str:
+    """``url`` without a slash at its end. Messages never repeat it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not a URL: its host or port cannot be read") from None
+    if parts.scheme not in schemes or "://" not in url:
+        choices = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"must begin with {' or '.join(choices.rsplit(', ', 1))}")
+    if not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must name a host, in visible ASCII without spaces")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user and password; a secret goes into api_key")
+    if "?" in url or "#" in url:
+        raise ValueError("must end before any ? or #")
+    return url.rstrip("/")
+
+
+class Expression(BaseModel):
+    """A JSONata expression and where its text stands, so that an error can point at it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    text: str
+    file: str = "expression"
+    line: int = 1
+    column: int = 1
+    written: Any = Field(default=None, repr=False, exclude=True)  # Written, where it stands in YAML
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        source = info.context if isinstance(info.context, Source) else None
+        match value:
+            case Written():
+                return _expression_in(value)
+            case str():
+                return {"text": value}
+            case dict() if source is not None and len(value) == 1 and "file" in value:
+                return _expression_file(_file_name(value, "JSONata text"), source)
+            case dict() if source is None:
+                return value
+            case _:
+                raise ValueError(
+                    "must be JSONata text or {file: name}; text that YAML reads as a section or a "
+                    "list needs quotes, or a block (|)"
+                )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, _: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Text, or a section with ``file``: what a file holds, not this class's own fields."""
+        return dict(_FILE_SCHEMA)
+
+    def locate(self, offset: int | None) -> str:
+        """``file:line:column`` of the character at ``offset`` (0-based; ``None``: the start)."""
+        offset = min(max(offset or 0, 0), len(self.text))
+        if isinstance(self.written, Written):
+            return self.written.document.at(self.written.offset(offset))
+        before = self.text[:offset]
+        line = before.count("\n")
+        column = offset - (before.rfind("\n") + 1) + (self.column if line == 0 else 1)
+        return f"{self.file}:{self.line + line}:{column}"
+
+
+def _expression_in(written: Written) -> dict[str, Any]:
+    if not written.scalar.text.strip():
+        raise ValueError("is empty; an expression that changes nothing is $")
+    if written.cut_by_comment():
+        raise ValueError('"#$" begins a comment in YAML; put the expression in quotes')
+    document = written.document
+    line, column = document.position(written.offset(0))
+    place = {"file": document.file, "line": line, "column": column, "written": written}
+    return {"text": written.scalar.text, **place}
+
+
+def _expression_file(name: str, source: Source) -> dict[str, Any]:
+    if name in source.expressions:
+        return source.expressions[name]
+    if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+        raise ValueError(f"the file {quoted(name)} must be a name below transforms/, without ..")
+    folders = (
+        source.folder / ".." / "transforms",
+        source.folder / "transforms",
+        packaged("transforms"),
+    )
+    paths = [Path(os.path.normpath(folder / name)) for folder in folders]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        near = sorted(each.name for path in paths for each in path.parent.glob("*.jsonata"))
+        looked = " or ".join(dict.fromkeys(str(path) for path in paths[:2]))
+        raise ValueError(f"there is no file {looked}{did_you_mean(Path(name).name, near)}")
+    source.expressions[name] = read_expression(path)
+    return source.expressions[name]
+
+
+def read_expression(path: Path) -> dict[str, Any]:
+    """The fields of an Expression for the JSONata file ``path``. Raises ValueError, naming it."""
+    text = yamltext.read_text(path, bytes_max=EXPRESSION_BYTES_MAX, what=f"file {path}")
+    if not text.strip():
+        raise ValueError(f"the file {path} is empty")
+    return {"text": text, "file": str(path)}
+
+
+WebUrl = Annotated[
+    str,
+    AfterValidator(partial(_checked_url, schemes=("http", "https"))),
+    Words("a URL that begins with http:// or https://"),
+]
+TritonUrl = Annotated[
+    str,
+    AfterValidator(partial(_checked_url, schemes=("grpc", "grpcs", "http", "https"))),
+    Words("a URL that begins with grpc://, grpcs://, http:// or https://"),
+]
+HeaderName = Annotated[str, AfterValidator(_header_name), Words("the name of a header")]
+KeyHash = Annotated[str, AfterValidator(_key_hash), Words("the SHA-256 of the key, 64 hex digits")]
+Jsonata = Annotated[Expression, Words("JSONata text, or {file: name.jsonata}", literal=True)]
