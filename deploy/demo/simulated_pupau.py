@@ -122,10 +122,10 @@ class PupauSimulator:
         return response
 
     async def _chat(self, query: _Query) -> AsyncIterator[Json]:
-        context = f" The context was: {query.context}." if query.context else ""
+        context = f' The context was: "{query.context}".' if query.context else ""
         files = ", ".join(f"{name} ({kind}, {size} bytes)" for name, kind, size in query.files)
         first = {
-            "actor-1": f"You asked: {query.request or 'nothing'}.{context}",
+            "actor-1": f'You asked: "{query.request}".{context}',
             "actor-2": f"You sent {len(query.files)} file(s){': ' + files if files else ''}.",
         }
         async for event in self._layer("0", first, last=False):

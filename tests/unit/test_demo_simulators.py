@@ -259,7 +259,7 @@ async def test_the_parts_of_a_form_reach_the_actors(
     form.add_field("file", b"%PDF-", filename="two.pdf", content_type="application/pdf")
     events = await stream_pupau(http, running, "chat", data=form)
     first = next(event for event in events if event["type"] == "LAYER_RESPONSE")
-    assert first["responses"][0]["message"] == "You asked: Sum it up."
+    assert first["responses"][0]["message"] == 'You asked: "Sum it up".'
     assert first["responses"][1]["message"] == (
         f"You sent 2 file(s): scan.png (image/png, {len(SCAN)} bytes), "
         "two.pdf (application/pdf, 5 bytes)."
