@@ -2,9 +2,10 @@
 
 A real Triton on the CPU with the OCR ensemble, the two simulated APIs, and the gateway with
 ``config/gateway.yaml``; then the scenes; then it stays up until Ctrl-C. With ``ONCE=1`` it ends
-after the scenes: exit code 0 if every answer was right, else 1.
+after the scenes: exit code 0 if every answer was right, else 1. ``ports`` lists the variables that
+set the ports; files go to ``.demo/`` only, or to ``DEMO_FOLDER``.
 
-Owns: the order of starting and ending, signals, the exit code. Files go to ``.demo/`` only.
+Owns: the order of starting and ending, signals, the exit code.
 Does not know: what is sent and what is right (``scenes``), nor how it looks (``screen``).
 """
 
@@ -29,7 +30,6 @@ from deploy.demo.simulators import CAMBRION_KEY, HOST, PUPAU_KEY
 from deploy.triton.serve import TritonNotStarted, start_triton
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-FOLDER: Final = ROOT / ".demo"
 CONFIG: Final = ROOT / "config" / "gateway.yaml"
 MODELS: Final = ROOT / "deploy" / "triton" / "models"
 DEMO_KEY: Final = "demo-key"
@@ -65,13 +65,14 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     for number in _SIGNALS:
         signal.signal(number, _raise_stopped)
     screen.title("pipeline-gateway: either dialect in, either dialect or Triton out")
+    folder = Path(environment.get("DEMO_FOLDER") or ".demo")
     try:
-        with _started(screen, choose_ports(environment)) as running:
+        with _started(screen, choose_ports(environment), folder) as running:
             stage = Stage(
                 screen=screen,
                 base=running.base,
                 key=DEMO_KEY,
-                folder=FOLDER.relative_to(ROOT),
+                folder=folder,
                 pupau_url=running.pupau_url,
             )
             play(stage)
@@ -93,22 +94,22 @@ def _raise_stopped(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _started(screen: Screen, ports: Ports) -> Iterator[Running]:
+def _started(screen: Screen, ports: Ports, folder: Path) -> Iterator[Running]:
     """Start everything, and end it when the context is left, however that happens."""
     for notice in ports.notices:
         screen.say(notice)
-    FOLDER.mkdir(exist_ok=True)
-    write_files(FOLDER)
+    folder.mkdir(exist_ok=True)
+    write_files(folder)
     with ExitStack() as stack:
         try:
-            yield _start_all(screen, ports, stack)
+            yield _start_all(screen, ports, folder.resolve(), stack)
         finally:
             # Ending takes a moment, and a second Ctrl-C must not cut it short.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def _start_all(screen: Screen, ports: Ports, stack: ExitStack) -> Running:
+def _start_all(screen: Screen, ports: Ports, folder: Path, stack: ExitStack) -> Running:
     """Start Triton, the simulated APIs and the gateway; ``stack`` ends them."""
     cambrion_url = f"http://{HOST}:{ports.cambrion}/v1"
     pupau_url = f"http://{HOST}:{ports.pupau}"
@@ -119,13 +120,13 @@ def _start_all(screen: Screen, ports: Ports, stack: ExitStack) -> Running:
             *(sys.executable, "-m", "deploy.demo.simulators"),
             *("--cambrion-port", str(ports.cambrion), "--pupau-port", str(ports.pupau)),
         ],
-        FOLDER / "simulators.log",
+        folder / "simulators.log",
     )
     stack.callback(simulators.stop)
     with screen.step("Triton with the OCR ensemble", f"grpc://{HOST}:{ports.triton_grpc}"):
         triton = start_triton(
             MODELS,
-            FOLDER / "triton",
+            folder / "triton",
             ports.triton_http,
             ports.triton_grpc,
             ports.triton_metrics,
@@ -136,7 +137,7 @@ def _start_all(screen: Screen, ports: Ports, stack: ExitStack) -> Running:
     gateway = start_child(
         "The gateway",
         [sys.executable, "-m", "gateway", "serve", "--config", str(CONFIG)],
-        FOLDER / "gateway.log",
+        folder / "gateway.log",
         {
             "GATEWAY_PORT": str(ports.gateway),
             "TRITON_URL": triton.grpc_url,
@@ -171,7 +172,7 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
         [
             (
                 "Read the photograph from the command line:",
-                f"{call} --file .demo/invoice-photo.jpg",
+                f"{call} --file {stage.folder}/invoice-photo.jpg",
             ),
             (
                 "Any document of yours (PNG, JPEG):",
@@ -185,7 +186,7 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
                 "Change config/gateway.yaml or a mapping in transforms/, see whether it is valid:",
                 ".venv/bin/pipeline-gateway check --config config/gateway.yaml",
             ),
-            ("Logs:", f"tail -f {FOLDER.relative_to(ROOT)}/*.log"),
+            ("Logs:", f"tail -f {stage.folder}/*.log {stage.folder}/triton/triton.log"),
         ]
     )
 
