@@ -194,10 +194,12 @@ class Gateway:
 
     def _origin(self, exchange: Exchange, target: Target, caller: Caller, stream: bool) -> Origin:
         given = exchange.request.headers
+        # What a header named in Connection says concerns this connection and goes no further.
+        own = {token.strip().lower() for token in given.get(hdrs.CONNECTION, "").split(",")}
         headers = {
             name: given[name].encode("utf-8", "replace").decode()
             for name in self._forward_headers
-            if name in given
+            if name in given and name not in own
         }
         return Origin(
             pipeline=target.pipeline,

@@ -1,0 +1,75 @@
+"""Keys and what they open."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from multidict import CIMultiDict
+
+from gateway.config import KeyConfig
+from gateway.errors import Code, RequestRejected
+from gateway.keys import Keyring
+
+RING = Keyring(
+    [
+        KeyConfig(
+            name="ocr-team",
+            sha256=hashlib.sha256(b"s3cret").hexdigest(),
+            pipelines=("invoice*", "receipt"),
+        ),
+        KeyConfig(name="all", sha256=hashlib.sha256("schlüssel".encode()).hexdigest()),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-API-Key", "s3cret"),
+        ("x-api-key", " s3cret "),
+        ("Api-Key", "s3cret"),
+        ("Authorization", "Bearer s3cret"),
+        ("Authorization", "bearer  s3cret"),
+    ],
+)
+def test_a_key_is_taken_from_any_of_the_three_headers(name: str, value: str) -> None:
+    assert RING.identify(CIMultiDict({name: value})).name == "ocr-team"
+
+
+def test_a_key_that_is_not_ascii_works() -> None:
+    assert RING.identify(CIMultiDict({"Api-Key": "schlüssel"})).name == "all"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": "s3cre"},
+        {"X-API-Key": "s3cret "[::-1]},
+        {"Authorization": "Basic s3cret"},
+        {"Authorization": "s3cret"},
+        {"X-API-Key": "\udcff"},
+    ],
+)
+def test_no_key_or_an_unknown_one_is_refused_without_repeating_it(headers: dict[str, str]) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        RING.identify(CIMultiDict(headers))
+    assert caught.value.code is Code.UNAUTHORIZED
+    assert "s3cre" not in caught.value.message
+
+
+def test_a_key_opens_the_pipelines_of_its_patterns_only() -> None:
+    caller = RING.identify(CIMultiDict({"Api-Key": "s3cret"}))
+    assert [name for name in ("invoice", "invoice-2", "receipt", "chat") if caller.may(name)] == [
+        "invoice",
+        "invoice-2",
+        "receipt",
+    ]
+
+
+def test_without_configured_keys_everything_is_open() -> None:
+    caller = Keyring(None).identify(CIMultiDict())
+    assert caller.name is None
+    assert caller.may("anything")
