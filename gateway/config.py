@@ -367,4 +367,4 @@ def default_mapping(name: str) -> Expression:
     try:
         return Expression.model_validate(read_expression(path))
     except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from error
+        raise ConfigError([f"the default mapping {name}: {error}"]) from error
