@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from gateway.config import Config, Expression, MappingsConfig, PipelineConfig, default_mapping
+from gateway.config import (
+    Config,
+    Expression,
+    MappingsConfig,
+    PipelineConfig,
+    TransformsConfig,
+    default_mapping,
+)
 from gateway.errors import ConfigError, TransformFailed
 from gateway.transform import Bounds, Transform, compile_expression
 
@@ -46,13 +53,13 @@ class CompiledConfig:
     pipelines: Mapping[str, CompiledPipeline]
 
 
-def bounds_of(config: Config) -> Bounds:
-    """The bounds of an evaluation that ``config`` sets."""
+def bounds_of(section: TransformsConfig) -> Bounds:
+    """The bounds of an evaluation that ``section`` sets."""
     return Bounds(
-        time_s=config.transforms.time_s,
-        depth_max=config.transforms.depth_max,
-        sequence_max=config.transforms.sequence_max,
-        output_bytes_max=config.transforms.output_bytes_max,
+        time_s=section.time_s,
+        depth_max=section.depth_max,
+        sequence_max=section.sequence_max,
+        output_bytes_max=section.output_bytes_max,
     )
 
 
@@ -64,7 +71,7 @@ def compile_config(config: Config) -> CompiledConfig:
             ``file:line:column: pipelines.x.transform.event: what is wrong``.
     """
     defaults = {name: default_mapping(name) for name in MappingsConfig.model_fields}
-    bounds, engine = bounds_of(config), config.transforms.engine
+    bounds, engine = bounds_of(config.transforms), config.transforms.engine
     compiled: dict[str, Transform] = {}
     failed: dict[str, TransformFailed] = {}
     problems = []

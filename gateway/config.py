@@ -48,6 +48,7 @@ __all__ = [
     "TritonUpstreamConfig",
     "UpstreamConfig",
     "default_mapping",
+    "default_path",
     "load",
     "pipeline_expressions",
     "reference",
@@ -346,6 +347,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     if config is None:  # every validation error has become a problem above
         raise ConfigError([f"{path}: cannot be used"])
     return config
+
+
+def default_path() -> Path:
+    """The file to load where none is named: ``config/gateway.yaml`` here, else the packaged one."""
+    here = Path("config/gateway.yaml")
+    return here if here.is_file() else packaged("config") / "gateway.yaml"
 
 
 @cache

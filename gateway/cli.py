@@ -1,0 +1,371 @@
+"""The command line: ``pipeline-gateway serve | check | transform | call | schema``.
+
+Exit codes: 0 all is well; 1 what was asked for failed; 2 the command line or the configuration is
+wrong; 130 interrupted.
+
+Owns: arguments, exit codes, which message goes to which stream.
+Does not know: how anything is done. What is heavy is imported by the command that needs it, so that
+``--help`` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from gateway import __version__
+from gateway.errors import ConfigError, GatewayError, TransformFailed
+
+if TYPE_CHECKING:
+    from gateway.calling import Question
+    from gateway.config import Config, TransformsConfig
+
+FAILED: Final = 1
+WRONG: Final = 2
+
+app = typer.Typer(
+    name="pipeline-gateway",
+    help="One endpoint for AI pipelines behind unlike APIs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="PIPELINE_GATEWAY_CONFIG",
+        help="The configuration. Default: config/gateway.yaml, else the one that comes along.",
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit. ``arguments`` are the process's own where left out."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # a stream that a test put there may have none
+            reconfigure(errors="backslashreplace")
+    try:
+        app(arguments)
+    except GatewayError as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(WRONG if isinstance(error, ConfigError) else FAILED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pipeline-gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[
+        str | None, typer.Option(help="Listen here instead of server.host.", metavar="HOST")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Listen here instead of server.port.", min=0, max=65535)
+    ] = None,
+) -> None:
+    """Run the gateway until it is told to stop (Ctrl-C, SIGTERM)."""
+    from gateway import app as gateway_app  # noqa: PLC0415
+
+    path, loaded = _load(config)
+    _require(loaded)
+    given = {"host": host, "port": port}
+    server = loaded.server.model_copy(update={k: v for k, v in given.items() if v is not None})
+    loaded = loaded.model_copy(update={"server": server})
+    raise typer.Exit(gateway_app.serve(loaded, config_path=path))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check a configuration, every expression in it included, without starting anything."""
+    from gateway.compiled import compile_config  # noqa: PLC0415
+
+    path, loaded = _load(config)
+    problems = []
+    try:
+        compile_config(loaded)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        _require(loaded)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    _show_routes(loaded)
+    keys = "open to all" if loaded.keys is None else _counted(len(loaded.keys), "key")
+    upstreams = _counted(len(loaded.upstreams), "upstream")
+    print(f"{path}: good: {_counted(len(loaded.pipelines), 'pipeline')}, {upstreams}, {keys}")
+
+
+@app.command()
+def transform(
+    expression: Annotated[
+        str, typer.Argument(metavar="EXPR_OR_FILE", help="JSONata, or a file that holds it.")
+    ],
+    input_file: Annotated[
+        str | None,
+        typer.Argument(metavar="INPUT", help="A JSON file; - for standard input. Default: null."),
+    ] = None,
+    *,
+    engine: Annotated[
+        str | None, typer.Option(help="jsonatapy or jsonata-python.", metavar="ENGINE")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take engine and bounds from this configuration."),
+    ] = None,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=JSON", help="A variable that the expression sees as $NAME."),
+    ] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Print JSON on one line.")] = False,
+) -> None:
+    """Evaluate a JSONata expression as the gateway would, and print the result as JSON."""
+    from gateway.config import Expression, TransformsConfig  # noqa: PLC0415
+    from gateway.showing import caret, show_json  # noqa: PLC0415
+
+    source = _expression(expression)
+    read = Expression(text=source[0], file=source[1])
+    bounds = TransformsConfig() if config is None else _load(config)[1].transforms
+    bindings = dict(_binding(each) for each in bind or [])
+    value = "null" if input_file is None else _json_input(input_file)
+    try:
+        result = _evaluate(read.text, value, bindings, bounds, engine)
+    except TransformFailed as error:
+        print(f"{read.locate(error.offset)}: {error.message}", file=sys.stderr)
+        if error.offset is not None:
+            print(caret(read.text, error.offset), file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+    if result is not None:
+        show_json(result, compact=compact)
+        return
+    note = "the expression yielded nothing; an event transform would drop the event"
+    if input_file is None:
+        note += " (it saw null: no INPUT was given; - reads standard input)"
+    print(note, file=sys.stderr)
+
+
+@app.command()
+def call(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline's name.")],
+    *,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="A file to send (again for more)."
+        ),
+    ] = None,
+    request: Annotated[str | None, typer.Option(metavar="TEXT", help="What to ask.")] = None,
+    context: Annotated[str | None, typer.Option(metavar="TEXT", help="What to know.")] = None,
+    url: Annotated[
+        str, typer.Option(envvar="PIPELINE_GATEWAY_URL", help="Where the gateway is.")
+    ] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="PIPELINE_GATEWAY_KEY", help="The key; better from the environment."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as received.")] = False,
+    observation: Annotated[
+        bool, typer.Option("--observation", help="Print the observation instead.")
+    ] = False,
+    view: Annotated[
+        bool, typer.Option("--view", help="Print the observation's JSON view instead.")
+    ] = False,
+    transform: Annotated[
+        str | None,
+        typer.Option(metavar="EXPR_OR_FILE", help="Print what this yields of the observation."),
+    ] = None,
+) -> None:
+    """Call a pipeline of a running gateway and show the answer as it arrives.
+
+    In a pipe each line of the answer is printed as "actor: line".
+    """
+    from gateway.calling import Question  # noqa: PLC0415
+
+    if sum((json, observation, view, transform is not None)) > 1:
+        raise typer.BadParameter("choose one of --json, --observation, --view and --transform")
+    question = Question(url, pipeline, key, tuple(file or ()), request, context)
+    if transform is not None:
+        _show_result(question, "/transform", _expression(transform)[0])
+    elif observation or view:
+        _show_result(question, "/json" if view else "")
+    elif asyncio.run(_stream(question, as_json=json)):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    import msgspec  # noqa: PLC0415
+
+    from gateway.config import Config  # noqa: PLC0415
+    from gateway.explain import json_schema  # noqa: PLC0415
+
+    print(msgspec.json.format(msgspec.json.encode(json_schema(Config)), indent=2).decode())
+
+
+def _load(path: Path | None) -> tuple[Path, Config]:
+    from gateway.config import default_path, load  # noqa: PLC0415
+
+    chosen = default_path() if path is None else path
+    return chosen, load(chosen, os.environ)
+
+
+def _require(config: Config) -> None:
+    """Raise ConfigError where this installation lacks what ``config`` needs."""
+    from gateway.compiled import installation_problems  # noqa: PLC0415
+
+    if problems := installation_problems(config):
+        raise ConfigError(problems)
+
+
+def _show_routes(config: Config) -> None:
+    rows = []
+    for name, pipeline in config.pipelines.items():
+        upstream = f"{pipeline.upstream} ({config.upstreams[pipeline.upstream].kind})"
+        own = [stage for stage, each in pipeline.transform if each is not None]
+        rows.append((name, upstream, pipeline.pipeline or name, ", ".join(own)))
+    heads = ("pipeline", "upstream", "there", "transforms")
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row).rstrip())
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _expression(text_or_file: str) -> tuple[str, str]:
+    """An expression's text and what to call its place: a file's where there is such a file."""
+    from gateway.yamltext import read_text  # noqa: PLC0415
+
+    path = Path(text_or_file)
+    if not text_or_file.endswith(".jsonata") and not _is_file(path):
+        return text_or_file, "expression"
+    try:
+        return read_text(path, bytes_max=1024 * 1024), str(path)
+    except ValueError as error:
+        raise typer.BadParameter(f"{path}: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # an expression can be too long for a path, or hold a NUL
+        return False
+
+
+def _json_input(name: str) -> str:
+    import msgspec  # noqa: PLC0415
+
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{name}: {error.strerror or error}") from error
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+        return data.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{name} is not JSON: {error}") from error
+
+
+def _binding(text: str) -> tuple[str, Any]:
+    import msgspec  # noqa: PLC0415
+
+    name, equals, value = text.partition("=")
+    name = name.removeprefix("$")
+    if not equals or not name.isidentifier():
+        raise typer.BadParameter(f"{text}: write NAME=JSON")
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError as error:
+        hint = f"; text needs quotes: '{name}=\"…\"'" if value[:1].isalpha() else ""
+        raise typer.BadParameter(f"{name}: {value!r} is not JSON{hint}") from error
+
+
+def _evaluate(
+    text: str, value: str, bindings: dict[str, Any], section: TransformsConfig, engine: str | None
+) -> str | None:
+    from gateway.compiled import bounds_of  # noqa: PLC0415
+    from gateway.transform import compile_expression  # noqa: PLC0415
+
+    match engine or section.engine:
+        case "jsonatapy" | "jsonata-python" as known:
+            compiled = compile_expression(text, bounds=bounds_of(section), engine=known)
+        case other:
+            raise typer.BadParameter(f"--engine: {other} is not jsonatapy or jsonata-python")
+    return compiled.evaluate(value, bindings)
+
+
+def _show_result(question: Question, view: str, expression: str | None = None) -> None:
+    from gateway.calling import execute  # noqa: PLC0415
+    from gateway.showing import show_answer  # noqa: PLC0415
+
+    with _waiting(question.pipeline):
+        answer = asyncio.run(execute(question, view, expression))
+    show_answer(answer, whole=bool(view))
+
+
+@contextmanager
+def _waiting(pipeline: str) -> Iterator[None]:
+    """A spinner on standard error where that is a terminal."""
+    from rich.console import Console  # noqa: PLC0415
+
+    with Console(stderr=True).status(f"waiting for {pipeline}"):
+        yield
+
+
+async def _stream(question: Question, *, as_json: bool) -> bool:
+    """Show the answer as it arrives; returns whether it was an error."""
+    from contextlib import aclosing  # noqa: PLC0415
+
+    from gateway.calling import stream  # noqa: PLC0415
+    from gateway.showing import JsonLines, LiveView, PlainLines, View, failed  # noqa: PLC0415
+
+    error = False
+    view: View
+    if as_json:
+        view = JsonLines()
+    else:
+        view = LiveView(question.pipeline) if sys.stdout.isatty() else PlainLines()
+    try:
+        async with aclosing(stream(question)) as events:
+            async for data in events:
+                view.show(data)
+                error = error or failed(data)
+    finally:
+        view.close()
+    return error
