@@ -1,4 +1,4 @@
-"""Tensors as bytes: against numpy and Triton's own client, and what is said when they do not fit."""
+"""Tensors as bytes: against numpy and Triton's own client, and what is said of a misfit."""
 
 from __future__ import annotations
 
@@ -280,7 +280,9 @@ def test_the_elements_of_a_bytes_tensor_can_be_had_as_they_are() -> None:
 def test_any_bytes_decode_or_are_refused_with_a_sentence(
     datatype: str, shape: list[int], data: bytes
 ) -> None:
+    message = ""
     try:
         decode("T", datatype, shape, data)
     except TensorError as error:
-        assert str(error).startswith("T: ")
+        message = str(error)
+    assert message == "" or message.startswith("T: ")

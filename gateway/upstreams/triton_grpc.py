@@ -1,0 +1,226 @@
+"""Triton over gRPC.
+
+Owns: one channel for the life of the process, its options, the messages, and what gRPC's codes and
+words mean.
+Does not know: where tensors come from and what becomes of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import Any, Final
+
+# Its C core writes lines of its own to stderr about what it also reports by exceptions; this is
+# read once, when it is loaded.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+import grpc.aio
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
+
+CONTROL_S: Final = 10.0
+
+_OPTIONS: Final = (
+    # Triton takes a connection for an attacker's that is pinged more than every five minutes while
+    # a model works in silence, and closes it with the calls on it.
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A Triton that comes back is found at once; gRPC's own steps go up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
+    # How much may be sent is bounded before a message is made.
+    ("grpc.max_send_message_length", -1),
+    # No proxies from the environment.
+    ("grpc.enable_http_proxy", 0),
+)
+
+_STATUSES: Final = {
+    grpc.StatusCode.NOT_FOUND: Status.NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT: Status.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED: Status.UNIMPLEMENTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Status.DEADLINE,
+    grpc.StatusCode.UNAUTHENTICATED: Status.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: Status.UNAUTHORIZED,
+}
+_METADATA_KEY: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
+_METADATA_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+
+
+class GrpcTransport:
+    """See ``Transport``.
+
+    Args:
+        target: ``host:port``.
+        tls: whether to encrypt, trusting the usual authorities.
+        answer_bytes_max: the longest message that is received, bytes.
+        connect_s: seconds to wait for a connection where no call says otherwise.
+    """
+
+    def __init__(self, target: str, *, tls: bool, answer_bytes_max: int, connect_s: float) -> None:
+        options = [*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max)]
+        self._channel = (
+            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+            if tls
+            else grpc.aio.insecure_channel(target, options=options)
+        )
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._connect_s = connect_s
+        self._answer_bytes_max = answer_bytes_max
+
+    async def ready(self) -> bool:
+        """See ``Transport.ready``."""
+        answer = await self._control(self._stub.ServerReady, service_pb2.ServerReadyRequest(), "")
+        return bool(answer.ready)
+
+    async def metadata(self, model: str, request_id: str) -> Any:
+        """See ``Transport.metadata``."""
+        request = service_pb2.ModelMetadataRequest(name=model)
+        return _as_json(await self._control(self._stub.ModelMetadata, request, request_id))
+
+    async def config(self, model: str, request_id: str) -> Any:
+        """See ``Transport.config``."""
+        request = service_pb2.ModelConfigRequest(name=model)
+        return _as_json((await self._control(self._stub.ModelConfig, request, request_id)).config)
+
+    async def _control(self, method: Any, request: Message, request_id: str) -> Any:
+        await self._connect(self._connect_s)
+        metadata = _metadata(request_id, {})
+        return await self._answer(method(request, metadata=metadata, timeout=CONTROL_S))
+
+    async def infer(self, inference: Inference) -> list[WireTensor]:
+        """See ``Transport.infer``."""
+        await self._connect(inference.connect_s)
+        metadata = _metadata(inference.request_id, inference.headers)
+        call = self._stub.ModelInfer(_message(inference), metadata=metadata)
+        return _tensors(await self._answer(call))
+
+    async def stream(self, inference: Inference) -> AsyncGenerator[list[WireTensor]]:
+        """See ``Transport.stream``. Closing it cancels the inference."""
+        await self._connect(inference.connect_s)
+        message = _message(inference)
+        message.parameters["triton_enable_empty_final_response"].bool_param = True
+        metadata = _metadata(inference.request_id, inference.headers)
+        call = self._stub.ModelStreamInfer(metadata=metadata)
+        try:
+            await self._answer(call.write(message))
+            await self._answer(call.done_writing())
+            while True:
+                response = await self._answer(call.read())
+                if response is grpc.aio.EOF:
+                    return
+                if response.error_message:
+                    raise Refused(Status.IN_STREAM, response.error_message)
+                answer = response.infer_response
+                if answer.outputs:
+                    yield _tensors(answer)
+                if _is_final(answer):
+                    return
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """See ``Transport.close``."""
+        await self._channel.close()
+
+    async def _connect(self, connect_s: float) -> None:
+        """Wait while a connection is being made. Whether it was, the call itself then tells."""
+        waiting = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+        state = self._channel.get_state(try_to_connect=True)
+        if state not in waiting:
+            return
+        try:
+            async with asyncio.timeout(connect_s):
+                while state in waiting:
+                    await self._channel.wait_for_state_change(state)
+                    state = self._channel.get_state(try_to_connect=True)
+        except TimeoutError as error:
+            raise Refused(
+                Status.DEADLINE, f"no connection within {connect_s:g} s (connect_s)"
+            ) from error
+
+    async def _answer(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise self._refused(error.code(), error.details() or "") from error
+        except asyncio.InvalidStateError as error:  # written to after Triton had closed it
+            raise Refused(Status.BROKEN, "broke off") from error
+
+    def _refused(self, code: grpc.StatusCode, details: str) -> Refused:
+        """The one place where gRPC's codes become the project's."""
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+            return Refused(
+                Status.TOO_LARGE,
+                f"its answer is longer than answer_bytes_max ({self._answer_bytes_max} bytes)",
+            )
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED or is_busy(details):
+            return Refused(Status.BUSY, details)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return _unavailable(details)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Refused(Status.DEADLINE, f"sent nothing within {CONTROL_S:g} s")
+        if code is grpc.StatusCode.CANCELLED:
+            return Refused(Status.BROKEN, "broke off")
+        return Refused(_STATUSES.get(code, Status.INTERNAL), details)
+
+
+def _unavailable(details: str) -> Refused:
+    """The network's refusals and Triton's own share a code. The network's words name addresses,
+    which are nobody's business."""
+    if "failed to connect to all addresses" in details:
+        for reason in ("Connection refused", "No route to host", "Network is unreachable"):
+            if reason in details:
+                return Refused(Status.UNREACHABLE, f"cannot be reached ({reason})")
+        return Refused(Status.UNREACHABLE, "cannot be reached")
+    if "errors resolving" in details or "DNS resolution failed" in details:
+        return Refused(Status.UNREACHABLE, "its host name does not resolve")
+    if details in ("Socket closed", "recvmsg:Connection reset by peer", "GOAWAY received"):
+        return Refused(Status.BROKEN, "broke off in mid-answer")
+    return Refused(Status.UNAVAILABLE, details)
+
+
+def _metadata(request_id: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    pairs = {**headers, "x-request-id": request_id}
+    return [
+        (key, value)
+        for key, value in pairs.items()
+        if value and _METADATA_KEY.fullmatch(key) and _METADATA_VALUE.fullmatch(value)
+    ]
+
+
+def _message(inference: Inference) -> Any:
+    message = service_pb2.ModelInferRequest(
+        model_name=inference.model.name, id=inference.request_id
+    )
+    for tensor in inference.inputs:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_input_contents.append(tensor.data)
+    return message
+
+
+def _tensors(answer: Any) -> list[WireTensor]:
+    if len(answer.raw_output_contents) != len(answer.outputs):
+        raise Refused(Status.BROKEN, "its answer's tensors are not in the binary form")
+    return [
+        WireTensor(output.name, output.datatype, tuple(output.shape), data)
+        for output, data in zip(answer.outputs, answer.raw_output_contents, strict=True)
+    ]
+
+
+def _is_final(answer: Any) -> bool:
+    parameters = answer.parameters
+    return "triton_final_response" in parameters and parameters["triton_final_response"].bool_param
+
+
+def _as_json(message: Message) -> Any:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
