@@ -183,7 +183,7 @@ class Problems:
     """What is wrong with one document: each problem once, in the order of the file."""
 
     document: Document
-    _found: dict[tuple[int, str], str] = field(default_factory=dict)
+    _found: dict[tuple[int, str, str], str] = field(default_factory=dict)
     _spoilt: set[int] = field(default_factory=set)
 
     def add(self, offset: int, path: KeyPath, words: str) -> None:
@@ -193,7 +193,7 @@ class Problems:
         if offset not in self._spoilt:
             where = f"{dotted(path)}: " if path else ""
             line = f"{self.document.at(offset)}: {where}{words}"
-            self._found.setdefault((offset, words), line)
+            self._found.setdefault((offset, str(path[-1:]), words), line)
 
     def spoil(self, offset: int, path: KeyPath, words: str) -> None:
         """Like ``add``; whatever else is found wrong with this value follows from this."""
@@ -203,7 +203,8 @@ class Problems:
     def raise_any(self) -> None:
         """Raise ConfigError if there is a problem."""
         if self._found:
-            raise ConfigError([line for _, line in sorted(self._found.items())])
+            in_order = sorted(self._found.items(), key=lambda item: item[0][0])
+            raise ConfigError([line for _, line in in_order])
 
 
 def dotted(path: KeyPath) -> str:
@@ -227,6 +228,24 @@ def plain(shape: Shape, environ: Mapping[str, str], problems: Problems) -> Any:
     far is in ``problems``.
     """
     return _Plain(environ, problems).node(problems.document.root, shape, ())
+
+
+class Replaced(str):
+    """Text in which variables were replaced. ``written``: how it stands in the file, which is all
+    of it that a message may show."""
+
+    written: str
+
+    def __new__(cls, value: str, written: str) -> Replaced:
+        """``value`` as text that remembers ``written``."""
+        text = super().__new__(cls, value)
+        text.written = written
+        return text
+
+
+def as_written(text: str) -> str:
+    """``text`` as it stands in the file."""
+    return text.written if isinstance(text, Replaced) else text
 
 
 class _Plain:
@@ -265,7 +284,7 @@ class _Plain:
         value, wrong = replace(scalar.text, self._environ)
         if wrong:
             self._problems.spoil(scalar.start, path, wrong)
-        return value
+        return value if value == scalar.text else Replaced(value, scalar.text)
 
 
 def replace(text: str, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -386,14 +405,16 @@ def _sentence(kind: str, context: Mapping[str, Any], place: _Place) -> tuple[int
 
 def _unfit(kind: str, context: Mapping[str, Any], node: Node, shape: Shape) -> str:
     """Why the value ``node`` does not fit ``shape``."""
+    shown = isinstance(shape, Leaf) and shape.words.shown
     if kind == "value_error":
-        return str(context["error"])
+        value = f"{quoted(node.text)} " if shown and isinstance(node, Scalar) else ""
+        return f"{value}{context['error']}"
     if kind == "string_too_short":
         return "must not be empty"
     if not isinstance(shape, Leaf):
         return f"must be {_SHAPE_WORDS[type(shape)]}"
     words = f"must be {shape.words.words}"
-    if isinstance(node, Scalar) and shape.words.shown:
+    if isinstance(node, Scalar) and shown:
         words += f", not {quoted(node.text)}"
         words += did_you_mean(node.text, list(shape.choices))
     return words

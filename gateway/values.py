@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from gateway import yamltext
-from gateway.explain import Words, did_you_mean
+from gateway.explain import Words, as_written, did_you_mean
 from gateway.yamltext import Written, quoted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -75,8 +75,10 @@ def _file_name(value: dict[str, Any], otherwise: str) -> str:
 def _read_secret(value: Any, info: ValidationInfo) -> Any:
     """A secret's text; ``{file: path}`` is read, a line break at its end taken off."""
     if isinstance(value, dict) and isinstance(info.context, Source):
-        path = info.context.folder / _file_name(value, "text")
-        text = yamltext.read_text(path, bytes_max=SECRET_BYTES_MAX, what=f"file {path}")
+        name = _file_name(value, "text")
+        what = f"file {info.context.folder / as_written(name)}"
+        path = info.context.folder / name
+        text = yamltext.read_text(path, bytes_max=SECRET_BYTES_MAX, what=what)
         value = text.removesuffix("\n")
     if isinstance(value, str):
         if not value:
@@ -121,9 +123,9 @@ _REFUSED_HEADERS: Final = {
 def _header_name(value: str) -> str:
     name = value.lower()
     if not compile_pattern(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}").fullmatch(name):
-        raise ValueError(f"{quoted(value)} is no header name")
+        raise ValueError("is no header name")
     if name in _REFUSED_HEADERS:
-        raise ValueError(f"{quoted(value)} cannot be forwarded: {_REFUSED_HEADERS[name]}")
+        raise ValueError(f"cannot be forwarded: {_REFUSED_HEADERS[name]}")
     return name
 
 
@@ -216,29 +218,32 @@ def _expression_in(written: Written) -> dict[str, Any]:
 def _expression_file(name: str, source: Source) -> dict[str, Any]:
     if name in source.expressions:
         return source.expressions[name]
+    written = as_written(name)
     if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
-        raise ValueError(f"the file {quoted(name)} must be a name below transforms/, without ..")
-    folders = (
-        source.folder / ".." / "transforms",
-        source.folder / "transforms",
-        packaged("transforms"),
-    )
-    paths = [Path(os.path.normpath(folder / name)) for folder in folders]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        near = sorted(each.name for path in paths for each in path.parent.glob("*.jsonata"))
-        looked = " or ".join(dict.fromkeys(str(path) for path in paths[:2]))
-        raise ValueError(f"there is no file {looked}{did_you_mean(Path(name).name, near)}")
-    source.expressions[name] = read_expression(path)
+        raise ValueError(f"the file {quoted(written)} must be a name below transforms/, without ..")
+    beside = Path(os.path.normpath(source.folder / ".." / "transforms"))
+    folders = (beside, source.folder / "transforms", packaged("transforms"))
+    found = next((each for each in folders if (each / name).exists()), None)
+    if found is None:
+        looked = " or ".join(str(folder / written) for folder in folders[:2])
+        near = ""
+        if written == name:
+            names = [each.relative_to(root) for root in folders for each in root.rglob("*.jsonata")]
+            near = did_you_mean(name, sorted(str(each) for each in names))
+        raise ValueError(f"there is no file {looked}{near}")
+    source.expressions[name] = read_expression(found / name, str(found / written))
     return source.expressions[name]
 
 
-def read_expression(path: Path) -> dict[str, Any]:
-    """The fields of an Expression for the JSONata file ``path``. Raises ValueError, naming it."""
-    text = yamltext.read_text(path, bytes_max=EXPRESSION_BYTES_MAX, what=f"file {path}")
+def read_expression(path: Path, called: str | None = None) -> dict[str, Any]:
+    """The fields of an Expression for the JSONata file ``path``; messages name it ``called``.
+
+    Raises ValueError, naming the file."""
+    called = called or str(path)
+    text = yamltext.read_text(path, bytes_max=EXPRESSION_BYTES_MAX, what=f"file {called}")
     if not text.strip():
-        raise ValueError(f"the file {path} is empty")
-    return {"text": text, "file": str(path)}
+        raise ValueError(f"the file {called} is empty")
+    return {"text": text, "file": called}
 
 
 WebUrl = Annotated[
@@ -251,6 +256,6 @@ TritonUrl = Annotated[
     AfterValidator(partial(_checked_url, schemes=("grpc", "grpcs", "http", "https"))),
     Words("a URL that begins with grpc://, grpcs://, http:// or https://"),
 ]
-HeaderName = Annotated[str, AfterValidator(_header_name), Words("the name of a header")]
+HeaderName = Annotated[str, AfterValidator(_header_name), Words("the name of a header", shown=True)]
 KeyHash = Annotated[str, AfterValidator(_key_hash), Words("the SHA-256 of the key, 64 hex digits")]
 Jsonata = Annotated[Expression, Words("JSONata text, or {file: name.jsonata}", literal=True)]

@@ -325,7 +325,8 @@ def source_offset(document: Document, scalar: Scalar, offset: int) -> int:
     """
     written = list(_written(document.text, scalar))
     value = scalar.text
-    offset = min(max(offset, 0), len(value))
+    if offset >= len(value) > 0:
+        return source_offset(document, scalar, len(value) - 1) + 1
     here = 0
     placed = written[0][1] if written else scalar.start
     index = 0
@@ -338,13 +339,13 @@ def source_offset(document: Document, scalar: Scalar, offset: int) -> int:
             stop += 1
         if offset < end:
             return _white_offset(value[index:end], written[here:stop], offset - index, placed)
-        if end == len(value) or stop == len(written):
-            break
+        if stop == len(written):
+            break  # the two do not fit together: as near as it gets
         if offset == end:
             return written[stop][1]
         placed = written[stop][1] + 1
         here, index = stop + 1, end + 1
-    return placed + max(offset - index, 0)
+    return placed
 
 
 def _white_offset(value: str, written: list[tuple[str, int]], wanted: int, before: int) -> int:
