@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from prometheus_client import CollectorRegistry
 
 from gateway import logs
@@ -227,6 +228,9 @@ def serve(config: Config, *, config_path: Path) -> int:
         ConfigError: see ``running``.
     """
     logs.setup()
+    # A form part's malformed header is left out by the reader; it is no news for the log.
+    for category in (BadContentDispositionHeader, BadContentDispositionParam):
+        warnings.simplefilter("ignore", category)
     try:
         asyncio.run(_serve(config))
     except OSError as error:

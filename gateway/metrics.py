@@ -91,7 +91,7 @@ class Metrics:
         )
         self.request_bytes = Histogram(
             "gateway_request_bytes",
-            "Size of request bodies as they arrived.",
+            "Size of request bodies, inflated.",
             route,
             buckets=_BYTES,
             registry=registry,

@@ -89,9 +89,11 @@ def _present(value: str | UnsetType | None) -> str | None:
 
 
 def _observation(raw: Raw | UnsetType) -> bytes | None:
-    if isinstance(raw, UnsetType) or raw == b"null":
+    if isinstance(raw, UnsetType):
         return None
     text = bytes(raw)
+    if text == b"null":
+        return None
     if not text.startswith(b"{"):
         raise RequestRejected("observation: expected an object")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import quote
@@ -120,12 +120,12 @@ class _EventReader:
         self._decoder = Decoder(upstream.event_bytes_max)
         self._last = False
 
-    def feed(self, piece: bytes) -> list[Event]:
-        events = [self._upstream.parse(frame.data) for frame in self._decoder.feed(piece)]
-        if events:
-            final = events[-1]
-            self._last = isinstance(final, LayerFinished) and final.last
-        return events
+    def feed(self, piece: bytes) -> Iterator[Event]:
+        # One by one: those before an event that cannot be read are still passed on.
+        for frame in self._decoder.feed(piece):
+            event = self._upstream.parse(frame.data)
+            self._last = isinstance(event, LayerFinished) and event.last
+            yield event
 
     def end(self) -> list[Event]:
         if self._decoder.pending:
@@ -142,9 +142,10 @@ class _FrameReader:
         self._upstream = upstream
         self._splitter = Splitter(upstream.event_bytes_max)
 
-    def feed(self, piece: bytes) -> list[Event]:
+    def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
-        return [Frames(data, count)] if data else []
+        if data:
+            yield Frames(data, count)
 
     def end(self) -> list[Event]:
         if self._splitter.pending:

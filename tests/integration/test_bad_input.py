@@ -66,7 +66,6 @@ BAD_BODIES: list[tuple[str, bytes, int, str]] = [
         (b"", "is empty"),
         (b"{", "not valid JSON"),
         (b"[]", "expected `object`"),
-        (b'{"text": NaN}', "not valid JSON"),
         (b"[" * 1_000_000, ""),
         (b'{"observation":' + b"[" * 900_000, ""),
         (b'{"a":1,"a":1}', "unknown field"),
@@ -74,6 +73,8 @@ BAD_BODIES: list[tuple[str, bytes, int, str]] = [
         (b"--x\r\n", "not valid JSON"),
     ]
 ] + [
+    (EXECUTE, b'{"text":NaN}', 400, "not valid JSON"),
+    (QUERY, b'{"request":NaN}', 400, "not valid JSON"),
     (EXECUTE, b'{"text":"\\ud800"}', 400, "surrogate"),
     (EXECUTE, b'{"text":"a","text":"b"}', 400, 'the key "text" more than once'),
     (EXECUTE, b'{"text":1}', 400, "text: expected"),
@@ -230,7 +231,7 @@ async def test_what_is_not_http_gets_an_error_that_both_dialects_can_read(
 ) -> None:
     answer = await raw(base, request_bytes)
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400")
+    assert head.split(b" ", 2)[1] == b"400"
     assert set(json.loads(body)) == {"code", "name", "message"}
     assert upstreams[0].seen == []
 
@@ -238,11 +239,16 @@ async def test_what_is_not_http_gets_an_error_that_both_dialects_can_read(
 async def test_header_text_from_a_form_cannot_reach_the_upstreams_headers(
     session: aiohttp.ClientSession, upstreams: tuple[Remote, Remote]
 ) -> None:
-    data = aiohttp.FormData()
-    data.add_field("file", b"x", filename='a"\r\nX-Evil: 1\r\n\r\n.txt')
-    async with session.post(QUERY, data=data) as response:
+    encoded = b"a%22%0D%0AX-Evil%3A%201%0D%0A%0D%0A.txt"
+    part = b"Content-Disposition: form-data; name=\"file\"; filename*=utf-8''%b\r\n\r\nhi"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    body = multipart([part % encoded])
+    async with session.post(QUERY, data=body, headers=headers) as response:
         assert response.status == 200
-    assert b"\r\nX-Evil" not in upstreams[1].seen[0].body
+    sent = upstreams[1].seen[0].body
+    assert b"X-Evil" in sent  # the name did arrive,
+    assert b"\nX-Evil" not in sent  # but as a name
+    assert sent.count(b"Content-Disposition") == 1
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, "é", '"><'])

@@ -47,6 +47,11 @@ def hanging(after: bytes = b"") -> Script:
     return script
 
 
+async def silent_body(seen: Seen, peer: Peer) -> None:
+    await peer.open_stream("text/event-stream" if "sse=true" in seen.path else "application/json")
+    await seen.gone.wait()
+
+
 def cutting(after: bytes) -> Script:
     async def script(seen: Seen, peer: Peer) -> None:
         await peer.send(after)
@@ -56,17 +61,25 @@ def cutting(after: bytes) -> Script:
 
 
 async def endless(seen: Seen, peer: Peer) -> None:
-    await peer.open_stream("application/json" if "sse=true" not in seen.path else "text/event-stream")
+    await peer.open_stream("text/event-stream" if "sse=true" in seen.path else "application/json")
     while not seen.gone.is_set():
         await peer.chunk(b"x" * 65536)
 
+
+#: Those that go on until the gateway hangs up, which it must.
+WAITING = (silent := hanging(), silent_body, endless)
 
 HTML = b"<html><body>500 upstream-key</body></html>"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 FAULTS: list[tuple[str, Script, int, str]] = [
     ("401", answering(b'{"message":"no"}', "401 Unauthorized"), 502, "the gateway's own key"),
-    ("404", answering(b'{"message":"what?"}', "404 Not Found"), 502, "no such pipeline (404: what?"),
+    (
+        "404",
+        answering(b'{"message":"what?"}', "404 Not Found"),
+        502,
+        "no such pipeline (404: what?",
+    ),
     ("400", answering(b'{"message":"bad pdf"}', "400 Bad Request"), 400, "bad pdf"),
     ("429", answering(b"{}", "429 Too Many", headers=("Retry-After: 7",)), 429, "answered 429"),
     ("503", answering(b"", "503 Unavailable", headers=("Retry-After: 7",)), 503, "answered 503"),
@@ -78,8 +91,8 @@ FAULTS: list[tuple[str, Script, int, str]] = [
     ("not http", cutting(b"hello, who is there?\r\n\r\n"), 502, "not HTTP"),
     ("closed", cutting(b""), 502, "far"),
     ("short body", cutting(HEAD + b'Content-Length: 99\r\n\r\n{"a'), 502, ""),
-    ("silent", hanging(), 504, "first_event_s"),
-    ("silent body", hanging(HEAD + b"Content-Length: 99\r\n\r\n"), 504, "first_event_s"),
+    ("silent", silent, 504, "first_event_s"),
+    ("silent body", silent_body, 504, "first_event_s"),
     (
         "zipped",
         answering(gzip.compress(bytes(50_000_000)), headers=("Content-Encoding: gzip",)),
@@ -116,7 +129,7 @@ async def test_a_fault_before_the_first_event_has_its_status(
         assert message in answer["message"]
         assert "upstream-key" not in text
         async with asyncio.timeout(2):
-            while far.open_connections and script in (endless, FAULTS[13][1]):
+            while far.open_connections and script in WAITING:
                 await asyncio.sleep(0.01)
 
 
@@ -145,7 +158,6 @@ START = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 CUTS: list[tuple[str, Script, str]] = [
     ("between events", cutting(START + frames(EVENTS[:3])), ""),
     ("in mid-event", cutting(START + frames(EVENTS[:3]) + b'data: {"ty'), ""),
-    ("not json", cutting(START + frames(EVENTS[:2]) + b"data: hello\n\n"), ""),
     ("event too long", cutting(START + frames(EVENTS[:3]) + b"data: " + b"x" * 200_000), "100000"),
     ("silent", hanging(START + frames(EVENTS[:3])), "idle_s"),
 ]
@@ -173,6 +185,21 @@ async def test_a_stream_that_fails_midway_ends_with_the_error_as_its_last_respon
     assert "upstream far" in error["message"]
     assert message in error["message"]
     assert error["name"].startswith("Upstream")
+
+
+async def test_an_event_that_is_not_json_ends_a_stream_that_has_to_be_read() -> None:
+    path, body, headers = FORMS["execute-stream"]
+    async with (
+        remote(cutting(START + frames(EVENTS[:2]) + b"data: hello\n\n")) as far,
+        gateway(CONFIG.format(kind="pupau", url=far.url)) as base,
+        client(base) as session,
+        session.post(path, json=body, headers=headers) as response,
+    ):
+        events = await read_events(response)
+    assert events[:2] == EVENTS[:2]
+    error = events[2]["responses"][0]["errors"][0]
+    assert error["name"] == "UpstreamInvalid"
+    assert "upstream far: an event of its stream cannot be read" in error["message"]
 
 
 @pytest.mark.parametrize("form", ["execute-stream", "query-stream"])
@@ -234,7 +261,9 @@ async def test_an_actor_that_fails_is_reported_in_every_form() -> None:
         path, body, _ = FORMS["execute"]
         async with session.post(path, json=body) as response:
             assert response.status == 502
-            assert "Invalid PDF structure. (InvalidPDFException)" in (await response.json())["message"]
+            assert (
+                "Invalid PDF structure. (InvalidPDFException)" in (await response.json())["message"]
+            )
         async with session.get("/metrics") as response:
             text = await response.text()
     for mode in ("query_stream", "execute_stream", "query", "execute"):

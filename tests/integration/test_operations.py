@@ -113,7 +113,9 @@ async def test_the_clients_key_goes_nowhere(
                     seen += await response.text()
     async with session.get("/metrics") as response:
         seen += await response.text()
-    seen += "".join(str(vars(record)) for record in caplog.records if record.name == "gateway.request")
+    seen += "".join(
+        str(vars(record)) for record in caplog.records if record.name == "gateway.request"
+    )
     assert len(upstreams[0].seen) == 3
     for request in upstreams[0].seen:
         assert request.headers["x-api-key"] == "upstream-key"
@@ -211,9 +213,7 @@ async def test_a_request_is_counted_once_with_its_outcome(session: aiohttp.Clien
     lines = await series(session)
     labels = 'dialect="cambrion",mode="execute",'
     assert f'gateway_requests_total{{{labels}outcome="complete",pipeline="doc"}} 3.0' in lines
-    assert (
-        f'gateway_request_duration_seconds_count{{{labels}pipeline="doc"}} 3.0' in lines
-    )
+    assert f'gateway_request_duration_seconds_count{{{labels}pipeline="doc"}} 3.0' in lines
     assert f'gateway_overhead_seconds_count{{{labels}pipeline="doc"}} 3.0' in lines
     assert (
         'gateway_upstream_requests_total{kind="cambrion",outcome="complete",upstream="docs"} 3.0'
@@ -248,7 +248,9 @@ async def test_the_log_has_one_line_a_request_without_bodies(
     caplog.set_level(logging.INFO, logger="gateway.request")
     headers = {"X-API-Key": KEY, "X-Request-Id": "r-7"}
     body = {"text": "private words"}
-    async with session.post("/v1/pipelines/doc/executeSync", json=body, headers=headers) as response:
+    async with session.post(
+        "/v1/pipelines/doc/executeSync", json=body, headers=headers
+    ) as response:
         await response.read()
     async with session.get("/v1/pipelines/doc/executeSync", headers=headers) as response:
         await response.read()

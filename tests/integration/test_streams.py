@@ -208,7 +208,7 @@ server: {{port: 0, forward_headers: [X-Tenant]}}
 def transformed(pupau: Remote, cambrion: Remote) -> Any:
     return gateway(
         TRANSFORMED.format(pupau=pupau.url, cambrion=cambrion.url),
-        files={"totals.jsonata": '{"sum": $sum($..numberValue)}'},
+        files={"totals.jsonata": '{"sum": $sum(**.numberValue)}'},
     )
 
 
@@ -306,9 +306,7 @@ async def test_a_transform_that_fails_is_an_error_of_that_request_alone(
             answer = await response.json()
         assert answer["code"] == "transform_failed"
         assert message in answer["message"]
-        async with session.post(
-            "/v1/pipelines/totals/executeSync", json={"text": "a"}
-        ) as response:
+        async with session.post("/v1/pipelines/totals/executeSync", json={"text": "a"}) as response:
             assert response.status == 200
 
 
@@ -320,7 +318,7 @@ async def test_media_reach_a_form_and_a_body_as_they_came() -> None:
         transformed(pupau, cambrion) as base,
         client(base) as session,
     ):
-        form = aiohttp.FormData({"request": "read this"})
+        form = aiohttp.FormData({"request": "read this"}, quote_fields=False)
         form.add_field("file", data, filename="ä b.bin")
         async with session.post("/pipelines/shout/queries", data=form) as response:
             assert response.status == 200

@@ -146,9 +146,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
 async def remote(script: Script) -> AsyncIterator[Remote]:
     """Run a scripted upstream on a free port of the loopback."""
     upstream = Remote(script)
-    server = await asyncio.start_server(
-        upstream._serve, "127.0.0.1", 0, limit=1 << 27, backlog=512
-    )
+    server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0, limit=1 << 27, backlog=512)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

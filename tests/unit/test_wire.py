@@ -58,10 +58,8 @@ def test_a_text_that_looks_like_a_key_is_not_one() -> None:
 def test_a_body_too_deep_for_the_second_reading_is_refused() -> None:
     # Within the first reader's limit but beyond the second's, which looks for double keys.
     deep = b'{"nested": ' + b'{"a":' * 990 + b"1" + b"}" * 990 + b"}"
-    try:
+    with pytest.raises(RequestRejected, match="nested too deeply"):
         wire.decode(DECODER, deep)
-    except RequestRejected as error:
-        assert "nested too deeply" in error.message
 
 
 def test_a_second_reading_refuses_what_is_not_utf8() -> None:
@@ -80,7 +78,9 @@ def test_a_second_reading_that_runs_too_deep_is_refused() -> None:
         st.recursive(
             st.integers() | st.text(),
             lambda values: st.lists(values) | st.dictionaries(st.text(max_size=3), values),
+            max_leaves=10,
         ),
+        max_size=5,
     )
 )
 @example({"a": '":'})

@@ -1,0 +1,1 @@
+"""What the gateway costs, beside a bare proxy in the same run."""
