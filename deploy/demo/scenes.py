@@ -27,8 +27,17 @@ EXPECTED_INVOICE: Final[dict[str, Any]] = {
     "date": invoices.EXAMPLE.issued.isoformat(),
     "dueDate": invoices.EXAMPLE.due.isoformat(),
     "customer": invoices.EXAMPLE.customer,
-    "subtotal": float(invoices.EXAMPLE.subtotal),
+    "vat": float(invoices.EXAMPLE.vat),
     "total": float(invoices.EXAMPLE.total),
+    "items": [
+        {
+            "description": item.description,
+            "qty": item.quantity,
+            "unitPrice": float(item.unit_price),
+            "amount": float(item.amount),
+        }
+        for item in invoices.EXAMPLE.items
+    ],
 }
 #: A view of one's own: JSONata over the observation.
 TRANSFORM: Final = """(
@@ -36,6 +45,7 @@ TRANSFORM: Final = """(
   {
     "number": $labelled[label = "invoiceNo"].data.textValue,
     "total": $labelled[label = "total"].data.numberValue,
+    "currency": $labelled[label = "total"].data.unitValue,
     "leastConfidence": $min($labelled.confidence)
   }
 )"""
@@ -144,8 +154,12 @@ def _invoice_for_a_cambrion_client(stage: Stage) -> None:
     screen.command(stage.curl(f"{path}/transform", send_file))
     own = stage.execute("invoice", {**body, "transform": TRANSFORM}, "/transform")
     screen.value(own)
-    stage.expect("Number in the view", own.get("number"), EXPECTED_INVOICE["invoiceNo"])
-    stage.expect("Total in the view", own.get("total"), EXPECTED_INVOICE["total"])
+    drawn = {
+        "number": invoices.EXAMPLE.number,
+        "total": float(invoices.EXAMPLE.total),
+        "currency": invoices.EXAMPLE.currency,
+    }
+    stage.expect("The view", {name: own.get(name) for name in drawn}, drawn)
 
 
 def _invoice_for_a_pupau_client(stage: Stage) -> None:
@@ -253,12 +267,18 @@ SCENES: Final[tuple[Callable[[Stage], None], ...]] = (
 
 
 def _expect_invoice(stage: Stage, view: Any) -> None:
-    """Whether a JSON view holds what was drawn. The OCR may leave a space out of a name."""
+    """Whether a JSON view holds what was drawn."""
     values = view if isinstance(view, dict) else {}
-    found = {label: values.get(label) for label in EXPECTED_INVOICE}
-    if str(found["customer"]).replace(" ", "") == EXPECTED_INVOICE["customer"].replace(" ", ""):
-        found["customer"] = EXPECTED_INVOICE["customer"]
-    stage.expect("What was drawn was read", found, EXPECTED_INVOICE)
+    for label, expected in EXPECTED_INVOICE.items():
+        found = values.get(label)
+        alike = _without_spaces(found) == _without_spaces(expected)
+        stage.expect(f"{label} as drawn", expected if alike else found, expected)
+
+
+def _without_spaces(value: Any) -> bytes:
+    """The value's JSON without spaces: OCR leaves one out now and then, which is no mistake of the
+    gateway."""
+    return msgspec.json.encode(value, order="deterministic").replace(b" ", b"")
 
 
 def _finished_messages(arrivals: list[Arrived]) -> dict[str, str]:
