@@ -223,7 +223,7 @@ def schema() -> None:
     import msgspec  # noqa: PLC0415
 
     from gateway.config import Config  # noqa: PLC0415
-    from gateway.explain import json_schema  # noqa: PLC0415
+    from gateway.shape import json_schema  # noqa: PLC0415
 
     print(msgspec.json.format(msgspec.json.encode(json_schema(Config)), indent=2).decode())
 

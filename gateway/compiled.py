@@ -7,7 +7,7 @@ Does not know: when an expression is evaluated, or over what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
@@ -118,10 +118,12 @@ def _pipeline(
     )
 
 
-def installation_problems(config: Config) -> list[str]:
+def installation_problems(
+    config: Config, triton_modules: Sequence[str] = _TRITON_MODULES
+) -> list[str]:
     """What ``config`` needs and this installation does not have, a line each."""
     kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
-    missing = [module for module in _TRITON_MODULES if not _installed(module)]
+    missing = [module for module in triton_modules if not _installed(module)]
     if not missing:
         return []
     return [

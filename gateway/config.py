@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway import crossrefs, explain, yamltext
+from gateway import crossrefs, explain, shape, yamltext
 from gateway.errors import ConfigError
 from gateway.values import (
     Expression,
@@ -335,13 +335,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     """
     document = yamltext.read(path)
     problems = explain.Problems(document)
-    shape = _shape()
-    data = explain.plain(shape, environ, problems)
+    keys = _keys()
+    data = explain.plain(keys, environ, problems)
     config = None
     try:
         config = Config.model_validate(data, context=Source(path.parent))
     except ValidationError as error:
-        explain.explain(error, shape, problems)
+        explain.explain(error, keys, problems)
     crossrefs.check(data, problems)
     problems.raise_any()
     if config is None:  # every validation error has become a problem above
@@ -356,13 +356,13 @@ def default_path() -> Path:
 
 
 @cache
-def _shape() -> explain.Keys:
-    return explain.shape_of(Config)
+def _keys() -> shape.Keys:
+    return shape.shape_of(Config)
 
 
-def reference() -> list[explain.Row]:
+def reference() -> list[shape.Row]:
     """Every key there is: its path, what it takes, its default (``""``: none) and its meaning."""
-    return list(explain.rows(_shape()))
+    return list(shape.rows(_keys()))
 
 
 @cache

@@ -29,7 +29,8 @@ from pydantic import (
 )
 
 from gateway import yamltext
-from gateway.explain import Words, as_written, did_you_mean
+from gateway.explain import as_written, did_you_mean
+from gateway.shape import Words
 from gateway.yamltext import Written, quoted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -229,7 +230,7 @@ def _expression_file(name: str, source: Source) -> dict[str, Any]:
         near = ""
         if written == name:
             names = [each.relative_to(root) for root in folders for each in root.rglob("*.jsonata")]
-            near = did_you_mean(name, sorted(str(each) for each in names))
+            near = did_you_mean(name, sorted(str(each) for each in names), ".jsonata")
         raise ValueError(f"there is no file {looked}{near}")
     source.expressions[name] = read_expression(found / name, str(found / written))
     return source.expressions[name]

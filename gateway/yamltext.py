@@ -355,8 +355,7 @@ def _white_offset(value: str, written: list[tuple[str, int]], wanted: int, befor
         found = stand - 1
         while found >= 0 and written[found][0] != value[index]:
             found -= 1
-        if found >= 0:
-            stand = found
+        stand = found if found >= 0 else max(stand - 1, 0)
     return written[stand][1] if stand < len(written) else before
 
 
