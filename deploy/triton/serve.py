@@ -138,23 +138,23 @@ def start_triton(
     work_dir.mkdir(parents=True, exist_ok=True)
     backends = _copy_backends(binary.parents[1], work_dir)
     free = free_ports(3)
-    ports = [
+    http_port, grpc_port, metrics_port = (
         given or other
         for given, other in zip((http_port, grpc_port, metrics_port), free, strict=True)
-    ]
+    )
     log = work_dir / "triton.log"
-    shm_prefix = f"triton_{os.getpid()}_{ports[1]}_"
+    shm_prefix = f"triton_{os.getpid()}_{grpc_port}_"
     command = [
         str(binary),
         *(f"--model-repository={repository.resolve()}" for repository in repositories),
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--http-address={HOST}",
-        f"--http-port={ports[0]}",
+        f"--http-port={http_port}",
         f"--grpc-address={HOST}",
-        f"--grpc-port={ports[1]}",
+        f"--grpc-port={grpc_port}",
         f"--metrics-address={HOST}",
-        f"--metrics-port={ports[2]}",
+        f"--metrics-port={metrics_port}",
         "--exit-timeout-secs=3",
         *arguments,
     ]
@@ -167,7 +167,7 @@ def start_triton(
             env=_environment(site),
             start_new_session=True,
         )
-    server = TritonServer(process, *ports, log, shm_prefix)
+    server = TritonServer(process, http_port, grpc_port, metrics_port, log, shm_prefix)
     try:
         _wait_until_ready(server, ready_s)
     except BaseException:
@@ -200,7 +200,9 @@ def _copy_backends(wheel: Path, work_dir: Path) -> Path:
             f"nvidia-pytriton has no stub for Python {version}; it has them for {', '.join(known)}"
         )
     backends = work_dir / "backends"
-    shutil.copytree(wheel / "backends", backends, dirs_exist_ok=True)
+    # Not over those of an earlier run: a stub that still ends cannot be written to.
+    shutil.rmtree(backends, ignore_errors=True)
+    shutil.copytree(wheel / "backends", backends)
     copy = backends / "python" / stub.name
     shutil.copy2(stub, copy)
     copy.chmod(0o755)
