@@ -399,7 +399,9 @@ class Run:
         metrics, clock = self.services.metrics, self.services.clock
         began = clock()
         try:
-            return await self.services.sandbox.evaluate(self.request.transform or "", observation)
+            return await self.services.sandbox.evaluate(
+                self.request.transform or "", observation, self._bindings
+            )
         except TransformFailed as error:
             metrics.transform_errors.labels(self.route.name, "client", error.reason).inc()
             raise

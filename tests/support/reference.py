@@ -1,0 +1,56 @@
+"""The parts of README.md that are written from the code: ``python -m tests.support.reference``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from gateway.config import reference
+from gateway.metrics import Metrics
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def configuration() -> str:
+    """Every configuration key, a row each."""
+    rows = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    for row in reference():
+        default = f"`{row.default}`" if row.default else ""
+        cells = (f"`{row.path}`", row.type, default, row.meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def metrics() -> str:
+    """Every metric family, a row each."""
+    rows = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    families = vars(Metrics(CollectorRegistry())).values()
+    for family in families:
+        if isinstance(family, CollectorRegistry):
+            continue
+        (described,) = family.describe()
+        suffix = "_total" if described.type == "counter" else ""
+        labels = ", ".join(family._labelnames)
+        rows.append(
+            f"| `{described.name}{suffix}` | {described.type} | {labels} | "
+            f"{described.documentation} |"
+        )
+    return "\n".join(rows)
+
+
+def written(text: str) -> str:
+    """``text`` with its generated parts as they should be."""
+    for name, content in (("configuration", configuration()), ("metrics", metrics())):
+        text = re.sub(
+            rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)",
+            lambda match, content=content: f"{match[1]}{content}\n{match[2]}",  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
