@@ -17,6 +17,8 @@ from invoice_rows import Line, rows
 from invoice_values import Value, is_header, is_sum, label, parse_value, split_pair, value_of
 
 TABLE_TAG = "items"
+#: Lines of a row that are nearer to each other than this share of their height are one text.
+_GAP = 1.5
 
 
 def media_content(
@@ -174,18 +176,24 @@ def _is_table_row(row: Sequence[Line], columns: int) -> bool:
 
 def _columns(header: Sequence[Line], row: Sequence[Line]) -> dict[int, list[Line]]:
     """The cells of a row by the column they stand in: the one whose left edge, middle or right edge
-    is nearest to their own, since words are set flush left and figures flush right."""
+    is nearest to their own, since words are set flush left and figures flush right. What follows
+    another line at little distance goes on with its cell."""
     result: dict[int, list[Line]] = {}
+    before: Line | None = None
+    column = 0
     for line in row:
-        distances = [
-            min(
-                abs(line.left - one.left),
-                abs(line.middle[0] - one.middle[0]),
-                abs(line.right - one.right),
-            )
-            for one in header
-        ]
-        result.setdefault(distances.index(min(distances)), []).append(line)
+        if before is None or line.left - before.right > _GAP * line.height:
+            distances = [
+                min(
+                    abs(line.left - one.left),
+                    abs(line.middle[0] - one.middle[0]),
+                    abs(line.right - one.right),
+                )
+                for one in header
+            ]
+            column = distances.index(min(distances))
+        result.setdefault(column, []).append(line)
+        before = line
     return result
 
 
