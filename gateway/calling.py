@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 
 from gateway.errors import EventTooLarge, UpstreamFailed
-from gateway.sse import Decoder
+from gateway.sse import Decoder, is_event_stream
 
 CONNECT_S: Final = 10.0
 EVENT_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -57,6 +57,10 @@ async def stream(question: Question) -> AsyncGenerator[bytes, None]:
             form.add_field("file", file, filename=path.name)
         target = f"/pipelines/{quote(question.pipeline, safe='')}/queries?sse=true"
         response = await stack.enter_async_context(_post(question, target, data=form))
+        if not is_event_stream(response.headers.get("Content-Type", "")):
+            raise UpstreamFailed(
+                f"{question.url} answered with no event stream; is it the gateway?"
+            )
         decoder = Decoder(EVENT_BYTES_MAX)
         try:
             async for chunk in response.content.iter_any():

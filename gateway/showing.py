@@ -188,9 +188,9 @@ class LiveView:
                 actor.text += clean(str(event.get("message", "")))
                 actor.finished = bool(event.get("finished"))
             case "LAYER_RESPONSE":
+                state.actors.clear()
                 for response in _responses(event):
                     self._print_response(response)
-                state.actors.clear()
             case _:
                 self._console.print(Text(clean(data.decode("utf-8", "replace"))))
 
