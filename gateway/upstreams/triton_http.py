@@ -233,7 +233,7 @@ def _parse(status: int, body: bytes) -> Any:
         raise _refused(status, body)
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(Status.BROKEN, "its answer is not JSON") from error
 
 
@@ -266,7 +266,7 @@ def _read_tensors(body: bytes, header_length: str | None) -> list[WireTensor]:
             data = body[at : at + size]
             at += size
             tensors.append(WireTensor(output.name, output.datatype, tuple(output.shape), data))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(Status.BROKEN, "its answer's header is not JSON as it should be") from error
     return tensors
 
@@ -312,7 +312,7 @@ def _read_event(data: bytes, inference: Inference) -> list[WireTensor]:
     """The tensors of one event: the fields that are named like outputs of the model."""
     try:
         event = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(
             Status.BROKEN,
             "sent an event that is not JSON; pieces that are not text need a grpc:// url",
