@@ -53,6 +53,7 @@ RECEIPT_TEXT: Final = "Shop: Example Ltd\nDate: 2026-03-14\nTotal: 12.50"
 EXPECTED_RECEIPT: Final = {"shop": "Example Ltd", "date": "2026-03-14", "total": 12.5}
 QUESTION: Final = "What can you tell me about this gateway?"
 CANCELLED_WITHIN_S: Final = 3.0
+_SHOWN_CHARS: Final = 80
 
 
 @dataclass(slots=True)
@@ -78,7 +79,7 @@ class Stage:
         if actual == expected:
             self.screen.verdict(f"{what}: {_short(actual)}", right=True)
         else:
-            text = f"{what}: expected {_short(expected)}, got {_short(actual)}"
+            text = f"{what}: expected {_json(expected)}, got {_json(actual)}"
             self.screen.verdict(text, right=False)
             self.wrong.append(text)
 
@@ -275,10 +276,16 @@ def _expect_invoice(stage: Stage, view: Any) -> None:
         stage.expect(f"{label} as drawn", expected if alike else found, expected)
 
 
-def _without_spaces(value: Any) -> bytes:
-    """The value's JSON without spaces: OCR leaves one out now and then, which is no mistake of the
-    gateway."""
-    return msgspec.json.encode(value, order="deterministic").replace(b" ", b"")
+def _without_spaces(value: Any) -> Any:
+    """The value with no spaces in its texts: OCR leaves one out now and then, which is no mistake
+    of the gateway."""
+    if isinstance(value, str):
+        return value.replace(" ", "")
+    if isinstance(value, list):
+        return [_without_spaces(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_spaces(item) for name, item in value.items()}
+    return value
 
 
 def _finished_messages(arrivals: list[Arrived]) -> dict[str, str]:
@@ -320,10 +327,14 @@ def _base64(data: bytes) -> str:
 
 def _curl_json(body: Any) -> str:
     """The options by which curl sends JSON: a value, or the file of that path."""
-    data = f"@{body}" if isinstance(body, Path) else f"'{msgspec.json.encode(body).decode()}'"
+    data = f"@{body}" if isinstance(body, Path) else f"'{_json(body)}'"
     return f"-H 'Content-Type: application/json' -d {data}"
 
 
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    text = value if isinstance(value, str) else _json(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

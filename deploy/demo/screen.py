@@ -85,7 +85,7 @@ class Screen:
         else:
             self.say(text)
 
-    def entities(self, observation: dict[str, Any], *, rows_max: int = 16) -> None:
+    def entities(self, observation: dict[str, Any], *, rows_max: int = 12) -> None:
         """An observation's entities as a table; those with a label first."""
         entities = [
             entity
@@ -94,7 +94,8 @@ class Screen:
             for entity in page["document"].get("entities", [])
         ]
         shown = sorted(entities, key=lambda entity: not entity.get("label"))[:rows_max]
-        table = Table("label", "type", "text", "value", "confidence", "left, top, width, height")
+        table = Table("label", "type", "text", "value", "conf.")
+        table.add_column("left  top   width height", no_wrap=True)
         for entity in shown:
             box = entity["block"].get("geometry", {}).get("boundingBox", {})
             places = ("left", "top", "width", "height")
@@ -129,17 +130,16 @@ class Screen:
     def metrics(self, exposition: str) -> None:
         """The requests so far, from the text of /metrics: how many, how they ended, how long."""
         sums = _read_samples(exposition)
-        table = Table("pipeline", "dialect", "mode", "outcome", title_justify="left")
-        for column in ("requests", "mean time", "first event", "of it in the gateway"):
+        table = Table("pipeline", "dialect", "mode", "how they ended")
+        for column in ("mean time", "first event", "in the gateway"):
             table.add_column(column, justify="right")
-        for labels, count in sorted(sums["gateway_requests_total"].items()):
-            route = tuple(pair for pair in labels if pair[0] != "outcome")
-            names = dict(labels)
+        for route, ended in sorted(_by_route(sums["gateway_requests_total"]).items()):
+            names = dict(route)
             if names["mode"] in ("describe", "other"):
                 continue
             table.add_row(
-                *(names[name] for name in ("pipeline", "dialect", "mode", "outcome")),
-                f"{count:.0f}",
+                *(names[name] for name in ("pipeline", "dialect", "mode")),
+                ", ".join(f"{count:.0f} {outcome}" for outcome, count in sorted(ended.items())),
                 _mean(sums, "gateway_request_duration_seconds", route),
                 _mean(sums, "gateway_first_event_seconds", route),
                 _mean(sums, "gateway_overhead_seconds", route),
@@ -212,6 +212,16 @@ def _read_samples(exposition: str) -> dict[str, dict[Labels, float]]:
             labels = tuple(sorted(_LABEL.findall(found[2] or "")))
             samples[found[1]][labels] = float(found[3])
     return samples
+
+
+def _by_route(requests: dict[Labels, float]) -> dict[Labels, dict[str, float]]:
+    """Requests: route -> outcome -> how many; outcomes that never were are left out."""
+    routes: dict[Labels, dict[str, float]] = defaultdict(dict)
+    for labels, count in requests.items():
+        route = tuple(pair for pair in labels if pair[0] != "outcome")
+        if count:
+            routes[route][dict(labels)["outcome"]] = count
+    return routes
 
 
 def _mean(samples: dict[str, dict[Labels, float]], name: str, labels: Labels) -> str:

@@ -102,6 +102,8 @@ def test_the_metrics_table_has_counts_and_means_for_each_route() -> None:
     route = 'dialect="pupau",mode="query_stream",pipeline="chat"'
     exposition = f"""# HELP gateway_requests_total Requests.
 gateway_requests_total{{{route},outcome="complete"}} 4.0
+gateway_requests_total{{{route},outcome="client_gone"}} 1.0
+gateway_requests_total{{{route},outcome="internal"}} 0.0
 gateway_requests_total{{dialect="cambrion",mode="other",outcome="complete",pipeline="-"}} 9.0
 gateway_request_duration_seconds_count{{{route}}} 4.0
 gateway_request_duration_seconds_sum{{{route}}} 2.0
@@ -111,7 +113,7 @@ gateway_overhead_seconds_sum{{{route}}} 0.002
     shown, file = screen(terminal=False)
     shown.metrics(exposition)
     (row,) = [line for line in file.getvalue().splitlines() if "chat" in line]
-    for cell in ("pupau", "query_stream", "complete", " 4 ", "500.0 ms", "0.5 ms"):
+    for cell in ("pupau", "query_stream", "1 client_gone, 4 complete ", "500.0 ms", "0.5 ms"):
         assert cell in row
     assert "other" not in file.getvalue()
 
