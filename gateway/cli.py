@@ -249,7 +249,7 @@ def _show_routes(config: Config) -> None:
         upstream = f"{pipeline.upstream} ({config.upstreams[pipeline.upstream].kind})"
         own = [stage for stage, each in pipeline.transform if each is not None]
         rows.append((name, upstream, pipeline.pipeline or name, ", ".join(own)))
-    heads = ("pipeline", "upstream", "there", "transforms")
+    heads = ("pipeline", "upstream", "its name there", "transforms")
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(row).rstrip())

@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "pipeline_expressions",
     "reference",
+    "reference_table",
 ]
 
 MIB: Final = 1024 * 1024
@@ -269,7 +270,7 @@ class PipelineConfig(_Section):
         default=None,
         ge=0,
         le=2**31 - 1,
-        description="Shown in GET /v1/pipelines; for Triton, the model's.",
+        description="Shown in GET /v1/pipelines.",
     )
     inputs: dict[str, Jsonata] = Field(
         default_factory=dict,
@@ -277,7 +278,7 @@ class PipelineConfig(_Section):
     )
     output: Jsonata | None = Field(
         default=None,
-        description="Triton: sees the output tensors; yields a message or an observation.",
+        description="Triton: sees {outputs: …} by tensor; yields an observation, or else the message.",
     )
     transform: TransformConfig = Field(
         default=TransformConfig(), description="The route's own transforms."
@@ -363,6 +364,11 @@ def _keys() -> shape.Keys:
 def reference() -> list[shape.Row]:
     """Every key there is: its path, what it takes, its default (``""``: none) and its meaning."""
     return list(shape.rows(_keys()))
+
+
+def reference_table() -> str:
+    """``reference`` as the Markdown table that README.md holds."""
+    return shape.table(reference())
 
 
 @cache

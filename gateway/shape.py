@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -159,7 +159,7 @@ def _range_words(metadata: tuple[Any, ...]) -> str:
             case _:
                 pass  # says nothing of the range
     if low is not None and high is not None:
-        return f" from {low} to {high}"
+        return f" from {_amount(low)} to {_amount(high)}"
     lower = f"at least {low}" if low is not None else f"over {above}" if above is not None else ""
     upper = f"at most {high}" if high is not None else ""
     both = " and ".join(part for part in (lower, upper) if part)
@@ -175,7 +175,7 @@ def rows(shape: Keys, prefix: str = "") -> Iterator[Row]:
         meaning = info.description or ""
         if len(holders) < len(shape.variants):
             meaning = f"{meaning} Only with kind {', '.join(holders)}."
-        yield Row(path, _types_words(name, holders, shape), _default_words(name, info), meaning)
+        yield Row(path, _types_words(name, holders, shape), _default_words(info), meaning)
         yield from _rows_below(below, path)
 
 
@@ -213,7 +213,7 @@ def type_words(shape: Shape) -> str:
             return f"list, each {type_words(item)}"
 
 
-def _default_words(name: str, info: FieldInfo) -> str:
+def _default_words(info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"
@@ -223,9 +223,25 @@ def _default_words(name: str, info: FieldInfo) -> str:
         return str(default).lower()
     if isinstance(default, tuple):
         return f"[{', '.join(quoted(str(item)) for item in default)}]"
-    if "bytes" in name and default % _MIB == 0:
-        return f"{default} ({default // _MIB} MiB)"
-    return str(default)
+    return str(default) if isinstance(default, str) else _amount(default)
+
+
+def _amount(number: Any) -> str:
+    """``number`` in digits; a round number of bytes also as one that can be read."""
+    for unit, size in (("GiB", 1024 * _MIB), ("MiB", _MIB)):
+        if number >= size and number % size == 0:
+            return f"{number} ({number // size} {unit})"
+    return f"{number:g}" if isinstance(number, float) else str(number)
+
+
+def table(reference: Iterable[Row]) -> str:
+    """The rows as a Markdown table: key, what it takes, default, meaning."""
+    lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    for row in reference:
+        default = f"`{row.default}`" if row.default not in ("", "required") else row.default
+        cells = (f"`{row.path}`", row.type, default, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from gateway.config import (
     default_path,
     load,
     reference,
+    reference_table,
 )
 from gateway.errors import ConfigError
 
@@ -734,6 +735,8 @@ def test_every_field_of_every_section_has_a_row_in_the_reference() -> None:
     assert rows["server.port"].default == "8080"
     assert rows["server.port"].type == "a whole number from 0 to 65535"
     assert rows["bounds.body_bytes_max"].default == "67108864 (64 MiB)"
+    assert rows["bounds.body_bytes_max"].type.endswith("from 1 to 68719476736 (64 GiB)")
+    assert rows["transforms.time_s"].default == "1"
     assert rows["keys[].pipelines"].default == '["*"]'
     assert rows["keys"].default == ""
     assert rows["upstreams.<name>.required"].default == "true"
@@ -751,6 +754,18 @@ def test_every_field_of_every_section_has_a_row_in_the_reference() -> None:
     missing = {name for section in sections for name in section.model_fields} - names
     assert len(sections) > 10
     assert not missing
+
+
+def test_the_reference_is_a_markdown_table() -> None:
+    head, rule, *lines = reference_table().splitlines()
+    assert head == "| key | takes | default | meaning |"
+    assert rule == "|---|---|---|---|"
+    assert len(lines) == len(reference())
+    assert (
+        "| `server.port` | a whole number from 0 to 65535 | `8080` | The port; 0 takes any free "
+        "one. |"
+    ) in lines
+    assert all(line.count(" | ") == 3 for line in lines)
 
 
 def _is_section(value: object) -> bool:
