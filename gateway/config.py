@@ -278,7 +278,7 @@ class PipelineConfig(_Section):
     )
     output: Jsonata | None = Field(
         default=None,
-        description="Triton: sees {outputs: …} by tensor; yields an observation, or else the message.",
+        description="Triton: sees {outputs: …} by tensor; yields an observation or a message.",
     )
     transform: TransformConfig = Field(
         default=TransformConfig(), description="The route's own transforms."
