@@ -180,8 +180,8 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
             ),
             ("What can be called:", stage.curl("/v1/pipelines")),
             ("The ensemble behind it:", stage.curl("/v1/pipelines/invoice/definition")),
-            ("Numbers, and whether all upstreams answer:", f"curl -s {stage.base}/metrics"),
-            ("", f"curl -s {stage.base}/readyz"),
+            ("All numbers:", f"curl -s {stage.base}/metrics"),
+            ("Whether every upstream answers:", f"curl -s {stage.base}/readyz"),
             (
                 "Change config/gateway.yaml or a mapping in transforms/, see whether it is valid:",
                 ".venv/bin/pipeline-gateway check --config config/gateway.yaml",
