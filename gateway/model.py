@@ -83,7 +83,7 @@ class ActorResponse:
 
 @dataclass(frozen=True, slots=True)
 class LayerStarted:
-    """A layer begins (``LAYER_MESSAGE``). ``raw``: the event's JSON text as the upstream sent it."""
+    """A layer begins (``LAYER_MESSAGE``). ``raw``: the event's JSON text as it was sent."""
 
     layer_id: str
     message: str

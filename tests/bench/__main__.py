@@ -32,7 +32,10 @@ upstreams:
 pipelines:
   small: {{upstream: docs}}
   large: {{upstream: docs}}
-  large-totals: {{upstream: docs, pipeline: large, transform: {{observation: "$sum(**.numberValue)"}}}}
+  large-totals:
+    upstream: docs
+    pipeline: large
+    transform: {{observation: "$sum(**.numberValue)"}}
   stream: {{upstream: talk}}
   stream-upper: {{upstream: talk, pipeline: stream, transform: {{event: "$"}}}}
 """
@@ -120,7 +123,8 @@ async def measure(gateway: tuple[int, int], bare: tuple[int, int]) -> None:
     for scenario in SCENARIOS:
         if wanted not in scenario.name:
             continue
-        ours, theirs = [], []
+        ours: list[float] = []
+        theirs: list[float] = []
         for _ in range(ROUNDS):
             for (pid, port), path, results in (
                 (gateway, scenario.path, ours),

@@ -38,12 +38,12 @@ pipelines:
 EXPECTED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "cambrion": ({"cambrion": '{"total":12.5}'}, {"total": 12.5}),
     "pupau": ({"c": "Hello wörld"}, {"c": "Hello wörld"}),
-    "triton": ({"triton": '{"size":%d}' % len(PNG)}, {"size": len(PNG)}),
+    "triton": ({"triton": f'{{"size":{len(PNG)}}}'}, {"size": len(PNG)}),
     "triton-decoupled": (
         {"triton-decoupled": "one two thrée"},
         {"triton-decoupled": "one two thrée"},
     ),
-    "triton-http": ({"triton-http": '{"size":%d}' % len(PNG)}, {"size": len(PNG)}),
+    "triton-http": ({"triton-http": f'{{"size":{len(PNG)}}}'}, {"size": len(PNG)}),
     "triton-http-decoupled": (
         {"triton-http-decoupled": "one two thrée"},
         {"triton-http-decoupled": "one two thrée"},

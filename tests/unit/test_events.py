@@ -23,7 +23,8 @@ from gateway.model import (
 EVENTS: list[tuple[Event, str]] = [
     (
         LayerStarted("0", "Executing layer 0...", execution_count=1),
-        '{"type":"LAYER_MESSAGE","message":"Executing layer 0...","layerId":"0","executionCount":1}',
+        '{"type":"LAYER_MESSAGE","message":"Executing layer 0...","layerId":"0",'
+        '"executionCount":1}',
     ),
     (
         LayerStarted("1", "next"),
