@@ -96,10 +96,6 @@ def _observation(raw: Raw | UnsetType) -> bytes | None:
         return None
     if not text.startswith(b"{"):
         raise RequestRejected("observation: expected an object")
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise RequestRejected("observation: not UTF-8") from error
     return text
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
-from gateway.errors import Code, GatewayError, RequestRejected
+from gateway.errors import Code, GatewayError, Outcome, RequestRejected, TransformFailed
 from gateway.model import (
     ActorError,
     ActorResponse,
@@ -233,6 +233,25 @@ def test_a_transform_sees_the_request_without_its_bytes() -> None:
         "media": [{"id": "media-1", "contentType": "image/png", "size": len(PNG)}],
         "metaData": {"m": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("syntax", Code.TRANSFORM_INVALID),
+        ("evaluation", Code.TRANSFORM_FAILED),
+        ("result", Code.TRANSFORM_FAILED),
+        ("time", Code.TRANSFORM_LIMIT),
+        ("memory", Code.TRANSFORM_LIMIT),
+    ],
+)
+def test_a_clients_expression_is_the_clients_error_and_a_routes_is_not(
+    reason: str, code: Code
+) -> None:
+    theirs = TransformFailed("x", reason=reason, by_client=True)
+    assert (theirs.code, theirs.status, theirs.outcome) == (code, 400, Outcome.REJECTED)
+    ours = TransformFailed("x", reason=reason)
+    assert (ours.status, ours.outcome) == (500, Outcome.INTERNAL)
 
 
 def test_an_error_knows_whether_trying_again_may_help() -> None:

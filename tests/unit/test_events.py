@@ -124,7 +124,7 @@ def test_frames_have_no_json_of_their_own() -> None:
         b'{"type":5}',
         b'{"type":"STREAMING_RESPONSE","message":"x"}',
         b'{"type":"LAYER_RESPONSE","responses":[{"message":"x"}]}',
-        b'{"type":"LAYER_RESPONSE","responses":' + b"[" * 100_000,
+        b'{"type":"LAYER_RESPONSE","more":' + b"[" * 100_000,
     ],
 )
 def test_what_is_no_event_is_refused(text: bytes) -> None:
@@ -152,7 +152,9 @@ def test_a_plain_answer_is_a_list_of_responses() -> None:
     )
 
 
-@pytest.mark.parametrize("text", [b"{}", b"[1]", b'[{"message":"x"}]', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text", [b"{}", b"[1]", b'[{"message":"x"}]', b'[{"actorId":"a","info":' + b"[" * 100_000]
+)
 def test_what_is_no_list_of_responses_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_responses(text)
