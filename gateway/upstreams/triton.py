@@ -46,6 +46,7 @@ class TritonUpstream:
         event_bytes_max: the longest single response of a stream, bytes.
         request_bytes_max: the most tensor data that is sent in a request, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
+        control_s: seconds to wait for anything but an inference: a model's description, the probe.
 
     Raises:
         ConfigError: the URL cannot be used, or what gRPC needs is not installed.
@@ -65,6 +66,7 @@ class TritonUpstream:
         event_bytes_max: int,
         request_bytes_max: int = 1024 * 1024 * 1024,
         connect_s: float = 5.0,
+        control_s: float = 10.0,
     ) -> None:
         self.name = name
         self._answer_bytes_max = answer_bytes_max
@@ -77,6 +79,7 @@ class TritonUpstream:
             answer_bytes_max=answer_bytes_max,
             event_bytes_max=event_bytes_max,
             connect_s=connect_s,
+            control_s=control_s,
         )
         # Bounded by the configuration: only models that it names, and their steps, get here.
         self._models: dict[str, Model] = {}
@@ -231,6 +234,7 @@ def _transport(
     answer_bytes_max: int,
     event_bytes_max: int,
     connect_s: float,
+    control_s: float,
 ) -> Transport:
     parts = urlsplit(url)
     scheme = parts.scheme
@@ -254,6 +258,7 @@ def _transport(
             answer_bytes_max=answer_bytes_max,
             event_bytes_max=event_bytes_max,
             connect_s=connect_s,
+            control_s=control_s,
         )
     if parts.path.strip("/"):
         raise _bad_url(name, url, "gRPC has no path")
@@ -268,6 +273,7 @@ def _transport(
         tls=scheme == "grpcs",
         answer_bytes_max=answer_bytes_max,
         connect_s=connect_s,
+        control_s=control_s,
     )
 
 

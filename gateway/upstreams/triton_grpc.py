@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 # Its C core writes lines of its own to stderr about what it also reports by exceptions; this is
@@ -24,8 +25,6 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
-
-CONTROL_S: Final = 10.0
 
 _OPTIONS: Final = (
     # Triton takes a connection for an attacker's that is pinged more than every five minutes while
@@ -64,9 +63,12 @@ class GrpcTransport:
         tls: whether to encrypt, trusting the usual authorities.
         answer_bytes_max: the longest message that is received, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
+        control_s: seconds to wait for anything but an inference.
     """
 
-    def __init__(self, target: str, *, tls: bool, answer_bytes_max: int, connect_s: float) -> None:
+    def __init__(
+        self, target: str, *, tls: bool, answer_bytes_max: int, connect_s: float, control_s: float
+    ) -> None:
         options = [*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max)]
         self._channel = (
             grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
@@ -75,6 +77,7 @@ class GrpcTransport:
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._connect_s = connect_s
+        self._control_s = control_s
         self._answer_bytes_max = answer_bytes_max
 
     async def ready(self) -> bool:
@@ -95,7 +98,7 @@ class GrpcTransport:
     async def _control(self, method: Any, request: Message, request_id: str) -> Any:
         await self._connect(self._connect_s)
         metadata = _metadata(request_id, {})
-        return await self._answer(method(request, metadata=metadata, timeout=CONTROL_S))
+        return await self._answer(method(request, metadata=metadata, timeout=self._control_s))
 
     async def infer(self, inference: Inference) -> list[WireTensor]:
         """See ``Transport.infer``."""
@@ -112,8 +115,10 @@ class GrpcTransport:
         metadata = _metadata(inference.request_id, inference.headers)
         call = self._stub.ModelStreamInfer(metadata=metadata)
         try:
-            await self._answer(call.write(message))
-            await self._answer(call.done_writing())
+            # A call that is over before it was written to tells why when it is read.
+            with suppress(asyncio.InvalidStateError):
+                await self._answer(call.write(message))
+                await self._answer(call.done_writing())
             while True:
                 response = await self._answer(call.read())
                 if response is grpc.aio.EOF:
@@ -153,8 +158,6 @@ class GrpcTransport:
             return await call
         except grpc.aio.AioRpcError as error:
             raise self._refused(error.code(), error.details() or "") from error
-        except asyncio.InvalidStateError as error:  # written to after Triton had closed it
-            raise Refused(Status.BROKEN, "broke off") from error
 
     def _refused(self, code: grpc.StatusCode, details: str) -> Refused:
         """The one place where gRPC's codes become the project's."""
@@ -168,7 +171,7 @@ class GrpcTransport:
         if code is grpc.StatusCode.UNAVAILABLE:
             return _unavailable(details)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Refused(Status.DEADLINE, f"sent nothing within {CONTROL_S:g} s")
+            return Refused(Status.DEADLINE, f"sent nothing within {self._control_s:g} s")
         if code is grpc.StatusCode.CANCELLED:
             return Refused(Status.BROKEN, "broke off")
         return Refused(_STATUSES.get(code, Status.INTERNAL), details)
@@ -184,7 +187,7 @@ def _unavailable(details: str) -> Refused:
         return Refused(Status.UNREACHABLE, "cannot be reached")
     if "errors resolving" in details or "DNS resolution failed" in details:
         return Refused(Status.UNREACHABLE, "its host name does not resolve")
-    if details in ("Socket closed", "recvmsg:Connection reset by peer", "GOAWAY received"):
+    if any(words in details for words in ("Connection reset", "Socket closed", "GOAWAY")):
         return Refused(Status.BROKEN, "broke off in mid-answer")
     return Refused(Status.UNAVAILABLE, details)
 
@@ -210,7 +213,7 @@ def _message(inference: Inference) -> Any:
 
 def _tensors(answer: Any) -> list[WireTensor]:
     if len(answer.raw_output_contents) != len(answer.outputs):
-        raise Refused(Status.BROKEN, "its answer's tensors are not in the binary form")
+        raise Refused(Status.UNREADABLE, "its answer's tensors are not in the binary form")
     return [
         WireTensor(output.name, output.datatype, tuple(output.shape), data)
         for output, data in zip(answer.outputs, answer.raw_output_contents, strict=True)

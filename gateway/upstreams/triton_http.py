@@ -25,7 +25,6 @@ from gateway.sse import Decoder, is_event_stream
 from gateway.upstreams.triton_codec import TensorError, decode, encode
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
 
-CONTROL_S: Final = 10.0
 _CONTROL_BYTES_MAX: Final = 4 * 1024 * 1024
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _PIECE_BYTES: Final = 256 * 1024
@@ -62,6 +61,7 @@ class HttpTransport:
         session: its ``auto_decompress`` must be off; it is not closed here.
         answer_bytes_max, event_bytes_max: the longest answer and SSE event that are read, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
+        control_s: seconds to wait for anything but an inference.
     """
 
     def __init__(
@@ -72,12 +72,14 @@ class HttpTransport:
         answer_bytes_max: int,
         event_bytes_max: int,
         connect_s: float,
+        control_s: float,
     ) -> None:
         self._base = base
         self._session = session
         self._answer_bytes_max = answer_bytes_max
         self._event_bytes_max = event_bytes_max
         self._connect_s = connect_s
+        self._control_s = control_s
 
     async def ready(self) -> bool:
         """See ``Transport.ready``."""
@@ -95,12 +97,12 @@ class HttpTransport:
     async def _control(self, path: str, request_id: str) -> tuple[int, bytes]:
         try:
             async with (
-                asyncio.timeout(CONTROL_S),
+                asyncio.timeout(self._control_s),
                 self._request("GET", path, request_id, self._connect_s) as response,
             ):
                 return response.status, await self._read(response, _CONTROL_BYTES_MAX)
         except TimeoutError as error:
-            raise Refused(Status.DEADLINE, f"sent nothing within {CONTROL_S:g} s") from error
+            raise Refused(Status.DEADLINE, f"sent nothing within {self._control_s:g} s") from error
 
     async def infer(self, inference: Inference) -> list[WireTensor]:
         """See ``Transport.infer``."""
@@ -137,7 +139,7 @@ class HttpTransport:
         async with self._post(inference, "generate_stream", [body], headers) as response:
             if not is_event_stream(response.headers.get("Content-Type", "")):
                 if response.status == 200:
-                    raise Refused(Status.BROKEN, "its answer is no event stream")
+                    raise Refused(Status.UNREADABLE, "its answer is no event stream")
                 raise _refused(response.status, await self._read(response, _CONTROL_BYTES_MAX))
             decoder = Decoder(self._event_bytes_max)
             try:
@@ -145,9 +147,9 @@ class HttpTransport:
                     for frame in decoder.feed(piece):
                         yield _read_event(frame.data, inference)
             except EventTooLarge as error:
-                raise Refused(Status.BROKEN, error.message) from error
+                raise Refused(Status.UNREADABLE, error.message) from error
             if decoder.pending:
-                raise Refused(Status.BROKEN, "its stream was cut in mid-event")
+                raise Refused(Status.UNREADABLE, "its stream was cut in mid-event")
 
     async def close(self) -> None:
         """See ``Transport.close``: the session belongs to whoever made it."""
@@ -190,7 +192,8 @@ class HttpTransport:
                 coding = response.headers.get("Content-Encoding", "identity").lower()
                 if coding != "identity":
                     raise Refused(
-                        Status.BROKEN, f'sent content coding "{coding[:40]}" without being asked'
+                        Status.UNREADABLE,
+                        f'sent content coding "{coding[:40]}" without being asked',
                     )
                 yield response
             finally:
@@ -234,7 +237,7 @@ def _parse(status: int, body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(Status.BROKEN, "its answer is not JSON") from error
+        raise Refused(Status.UNREADABLE, "its answer is not JSON") from error
 
 
 def _refused(status: int, body: bytes) -> Refused:
@@ -253,7 +256,7 @@ def _read_tensors(body: bytes, header_length: str | None) -> list[WireTensor]:
     length = len(body)
     if header_length is not None:
         if not header_length.isdigit() or int(header_length) > len(body):
-            raise Refused(Status.BROKEN, f"its {_HEADER_LENGTH} does not fit its answer")
+            raise Refused(Status.UNREADABLE, f"its {_HEADER_LENGTH} does not fit its answer")
         length = int(header_length)
     try:
         answer = msgspec.json.decode(body[:length], type=_Answer)
@@ -262,12 +265,14 @@ def _read_tensors(body: bytes, header_length: str | None) -> list[WireTensor]:
         for output in answer.outputs:
             size = output.parameters.get("binary_data_size")
             if not isinstance(size, int) or not 0 <= size <= len(body) - at:
-                raise Refused(Status.BROKEN, f"output {output.name} is not in the binary form")
+                raise Refused(Status.UNREADABLE, f"output {output.name} is not in the binary form")
             data = body[at : at + size]
             at += size
             tensors.append(WireTensor(output.name, output.datatype, tuple(output.shape), data))
     except (ValueError, RecursionError) as error:
-        raise Refused(Status.BROKEN, "its answer's header is not JSON as it should be") from error
+        raise Refused(
+            Status.UNREADABLE, "its answer's header is not JSON as it should be"
+        ) from error
     return tensors
 
 
@@ -314,11 +319,11 @@ def _read_event(data: bytes, inference: Inference) -> list[WireTensor]:
         event = msgspec.json.decode(data)
     except (ValueError, RecursionError) as error:
         raise Refused(
-            Status.BROKEN,
+            Status.UNREADABLE,
             "sent an event that is not JSON; pieces that are not text need a grpc:// url",
         ) from error
     if not isinstance(event, dict):
-        raise Refused(Status.BROKEN, "sent an event that is not an object")
+        raise Refused(Status.UNREADABLE, "sent an event that is not an object")
     outputs = {output.name: output.datatype for output in inference.model.outputs}
     if "error" in event and "error" not in outputs:
         raise Refused(Status.IN_STREAM, str(event["error"]))
@@ -336,7 +341,7 @@ def _event_tensor(name: str, datatype: str, value: Any) -> WireTensor:
     try:
         encoded = encode(name, datatype, shape, value)
     except TensorError as error:
-        raise Refused(Status.BROKEN, f"output {error}") from error
+        raise Refused(Status.UNREADABLE, f"output {error}") from error
     return WireTensor(name, datatype, encoded.shape, encoded.data)
 
 
@@ -357,5 +362,5 @@ def _broken(error: aiohttp.ClientError, connect_s: float) -> Refused:
         case aiohttp.ClientPayloadError() | aiohttp.ClientOSError():
             return Refused(Status.BROKEN, "broke off in mid-answer")
         case aiohttp.ClientResponseError():
-            return Refused(Status.BROKEN, "its answer is not HTTP")
+            return Refused(Status.UNREADABLE, "its answer is not HTTP")
     return Refused(Status.BROKEN, f"failed ({type(error).__name__})")

@@ -80,7 +80,8 @@ class Status(StrEnum):
     """Why something was refused; gRPC's names, as Triton's HTTP statuses map to them too."""
 
     UNREACHABLE = "unreachable"  # no connection could be made
-    BROKEN = "broken"  # a connection was lost, or what came over it makes no sense
+    BROKEN = "broken"  # a connection was lost
+    UNREADABLE = "unreadable"  # what came over it makes no sense
     UNAVAILABLE = "unavailable"
     NOT_FOUND = "not_found"
     INVALID_ARGUMENT = "invalid_argument"
@@ -128,11 +129,17 @@ def failure(refused: Refused, upstream: str, model: str | None) -> UpstreamFaile
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_REJECTED)
         case Status.BUSY:
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_BUSY)
-        case Status.BROKEN | Status.TOO_LARGE:
+        case Status.UNREADABLE | Status.TOO_LARGE:
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_INVALID)
         case Status.UNAUTHORIZED:
             return UpstreamFailed(f"{where}: refused the gateway ({said})")
-        case Status.UNAVAILABLE | Status.UNIMPLEMENTED | Status.IN_STREAM | Status.INTERNAL:
+        case (
+            Status.BROKEN
+            | Status.UNAVAILABLE
+            | Status.UNIMPLEMENTED
+            | Status.IN_STREAM
+            | Status.INTERNAL
+        ):
             return UpstreamFailed(f"{where}: {said}")
 
 

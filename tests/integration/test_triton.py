@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -14,49 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.errors import Code, GatewayError, RequestRejected, TransformFailed, UpstreamFailed
-from gateway.model import Delta, Event, Media, ObservationReady, Request
-from gateway.transform import Bounds, compile_expression
-from gateway.upstreams.base import Call
+from gateway.errors import Code, RequestRejected, TransformFailed, UpstreamFailed
+from gateway.model import Delta, Event, ObservationReady
 from gateway.upstreams.triton import TritonUpstream
+from tests.support.triton_calls import call, fails, message, run, texts, upstream_at
 from tests.triton_server import Triton
 
 PNG = bytes(range(256)) * 8
-
-
-def call(
-    model: str,
-    *files: bytes,
-    inputs: dict[str, Any] | None = None,
-    output: str | None = None,
-    **request: Any,
-) -> Call:
-    """A call; an input that is no string is that value itself."""
-    media = tuple(Media(f"media-{n}", data, "image/png") for n, data in enumerate(files, 1))
-    expressions = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in (inputs or {}).items()
-    }
-    return Call(
-        request=Request(pipeline="route", request_id="req-1", media=media, **request),
-        pipeline=model,
-        actor="triton",
-        inputs={
-            name: compile_expression(text, bounds=Bounds()) for name, text in expressions.items()
-        },
-        output=None if output is None else compile_expression(output, bounds=Bounds()),
-    )
-
-
-@contextlib.asynccontextmanager
-async def upstream_at(url: str, **options: Any) -> AsyncIterator[TritonUpstream]:
-    bounds = {"answer_bytes_max": 8 * 1024 * 1024, "event_bytes_max": 1024 * 1024, **options}
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        upstream = TritonUpstream("gpu", url, session=session, **bounds)
-        try:
-            yield upstream
-        finally:
-            await upstream.close()
 
 
 @pytest.fixture
@@ -76,25 +39,6 @@ async def upstream(request: pytest.FixtureRequest, triton: Triton) -> AsyncItera
     url = triton.grpc_url if request.param == "grpc" else triton.http_url
     async with upstream_at(url) as made:
         yield made
-
-
-async def run(upstream: TritonUpstream, made: Call) -> list[Event]:
-    return [event async for event in upstream.stream(made)]
-
-
-async def fails(upstream: TritonUpstream, made: Call) -> GatewayError:
-    with pytest.raises(GatewayError) as caught:
-        await run(upstream, made)
-    return caught.value
-
-
-def texts(events: list[Event]) -> list[str]:
-    assert all(isinstance(event, Delta) for event in events)
-    return [event.message for event in events if isinstance(event, Delta)]
-
-
-def message(text: str) -> Delta:
-    return Delta("triton", text, "0", finished=True, last_layer=True)
 
 
 async def content(file: Path) -> str:
