@@ -52,7 +52,6 @@ __all__ = [
     "load",
     "pipeline_expressions",
     "reference",
-    "reference_table",
 ]
 
 MIB: Final = 1024 * 1024
@@ -364,11 +363,6 @@ def _keys() -> shape.Keys:
 def reference() -> list[shape.Row]:
     """Every key there is: its path, what it takes, its default (``""``: none) and its meaning."""
     return list(shape.rows(_keys()))
-
-
-def reference_table() -> str:
-    """``reference`` as the Markdown table that README.md holds."""
-    return shape.table(reference())
 
 
 @cache

@@ -1,6 +1,6 @@
 """The shape of a configuration: which keys a pydantic model has, and what each takes, in words.
 
-Owns: reading that off the models, and writing it down: the table of all keys, the JSON Schema.
+Owns: reading that off the models, and writing it down: the rows of the reference, the JSON Schema.
 Does not know: which keys there are, any YAML, any value.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -232,16 +232,6 @@ def _amount(number: Any) -> str:
         if number >= size and number % size == 0:
             return f"{number} ({number // size} {unit})"
     return f"{number:g}" if isinstance(number, float) else str(number)
-
-
-def table(reference: Iterable[Row]) -> str:
-    """The rows as a Markdown table: key, what it takes, default, meaning."""
-    lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
-    for row in reference:
-        default = f"`{row.default}`" if row.default not in ("", "required") else row.default
-        cells = (f"`{row.path}`", row.type, default, row.meaning)
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:

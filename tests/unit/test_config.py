@@ -26,7 +26,6 @@ from gateway.config import (
     default_path,
     load,
     reference,
-    reference_table,
 )
 from gateway.errors import ConfigError
 
@@ -754,18 +753,6 @@ def test_every_field_of_every_section_has_a_row_in_the_reference() -> None:
     missing = {name for section in sections for name in section.model_fields} - names
     assert len(sections) > 10
     assert not missing
-
-
-def test_the_reference_is_a_markdown_table() -> None:
-    head, rule, *lines = reference_table().splitlines()
-    assert head == "| key | takes | default | meaning |"
-    assert rule == "|---|---|---|---|"
-    assert len(lines) == len(reference())
-    assert (
-        "| `server.port` | a whole number from 0 to 65535 | `8080` | The port; 0 takes any free "
-        "one. |"
-    ) in lines
-    assert all(line.count(" | ") == 3 for line in lines)
 
 
 def _is_section(value: object) -> bool:
