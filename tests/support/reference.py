@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import typer
 from prometheus_client import CollectorRegistry
 
+from gateway.cli import app
 from gateway.config import reference
 from gateway.metrics import Metrics
 
@@ -40,9 +42,27 @@ def metrics() -> str:
     return "\n".join(rows)
 
 
+def commands() -> str:
+    """Every command and each of its arguments and options, a row each."""
+    rows = ["| command | takes | meaning |", "|---|---|---|"]
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        first, _, _ = (command.help or "").partition("\n\n")
+        rows.append(f"| `{name}` | | {_one_line(first)} |")
+        for parameter in command.params:
+            shown = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+            if shown != "--help":
+                rows.append(f"| | `{shown}` | {_one_line(parameter.help or '')} |")
+    return "\n".join(rows)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def written(text: str) -> str:
     """``text`` with its generated parts as they should be."""
-    for name, content in (("configuration", configuration()), ("metrics", metrics())):
+    parts = {"configuration": configuration(), "metrics": metrics(), "commands": commands()}
+    for name, content in parts.items():
         text = re.sub(
             rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)",
             lambda match, content=content: f"{match[1]}{content}\n{match[2]}",  # type: ignore[misc]
