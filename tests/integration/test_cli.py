@@ -48,6 +48,22 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **more}
 
 
+async def start(*arguments: str, **env: str) -> Process:
+    """A command that is there to be interrupted."""
+
+    def heed_interrupts() -> None:
+        # A shell lets what it starts in the background ignore them, and its children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return await asyncio.create_subprocess_exec(
+        *command(*arguments),
+        stdout=PIPE,
+        stderr=PIPE,
+        env=environment(**env),
+        preexec_fn=heed_interrupts,
+    )
+
+
 async def run(*arguments: str, **env: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         *command(*arguments), stdout=PIPE, stderr=PIPE, env=environment(**env)
@@ -249,11 +265,8 @@ async def stall(seen: Seen, peer: Peer) -> None:
 
 async def test_call_prints_each_line_at_once_and_ends_quietly_when_interrupted() -> None:
     async with remote(stall) as upstream:
-        started = await asyncio.create_subprocess_exec(
-            *command("call", "chat", "--url", upstream.url),
-            stdout=PIPE, stderr=PIPE, env=environment(),
-        )  # fmt: skip
-        async with ended(started) as process:
+        started = await start("call", "chat", "--url", upstream.url)
+        async with ended(started) as process, asyncio.timeout(60):
             assert process.stdout is not None
             assert await process.stdout.readline() == b"a: begun\n"
             process.send_signal(signal.SIGINT)
@@ -269,11 +282,8 @@ async def test_call_is_quiet_when_nobody_reads_on() -> None:
             await peer.chunk(frames([{**EVENTS[1], "message": "x\n" * 1000}]))
 
     async with remote(endless) as upstream:
-        started = await asyncio.create_subprocess_exec(
-            *command("call", "chat", "--url", upstream.url),
-            stdout=PIPE, stderr=PIPE, env=environment(),
-        )  # fmt: skip
-        async with ended(started) as process:
+        started = await start("call", "chat", "--url", upstream.url)
+        async with ended(started) as process, asyncio.timeout(60):
             assert process.stdout is not None
             assert process.stderr is not None
             await process.stdout.readline()
@@ -340,11 +350,8 @@ async def test_on_a_terminal_json_is_coloured_and_routes_are_a_table(tmp_path: P
 @asynccontextmanager
 async def serving(config: Path, *arguments: str) -> AsyncIterator[tuple[Process, str]]:
     """``serve`` as a process of its own, and its base URL."""
-    started = await asyncio.create_subprocess_exec(
-        *command("serve", "--config", str(config), *arguments),
-        stdout=PIPE, stderr=PIPE, env=environment(),
-    )  # fmt: skip
-    async with ended(started) as process:
+    started = await start("serve", "--config", str(config), *arguments)
+    async with ended(started) as process, asyncio.timeout(60):
         assert process.stdout is not None
         listening: dict[str, Any] = {}
         while listening.get("event") != "listening":
