@@ -48,7 +48,8 @@ class TritonNotStarted(RuntimeError):
 
 @dataclass
 class TritonServer:
-    """A running Triton. A context manager; leaving it stops the server."""
+    """A running Triton. A context manager; leaving it stops the server, which is given ``stop_s``
+    seconds to end in order."""
 
     process: subprocess.Popen[bytes]
     http_port: int
@@ -56,6 +57,7 @@ class TritonServer:
     metrics_port: int
     log: Path
     shm_prefix: str
+    stop_s: float = STOP_S
     _stopped: bool = field(default=False, repr=False)
 
     @property
@@ -81,10 +83,10 @@ class TritonServer:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(STOP_S)
+                self.process.wait(self.stop_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(STOP_S)
+                self.process.wait()
         # The models' processes share the server's group and go by themselves when it ends in
         # order; this is for when it did not.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -233,7 +235,10 @@ def _wait_until_ready(server: TritonServer, ready_s: float) -> None:
         status = server.process.poll()
         if status is not None:
             raise TritonNotStarted(f"Triton ended with status {status}; {_log_tail(server.log)}")
-        if _is_ready(server.http_port):
+        # Of the three services, the metrics are the last to listen.
+        if _answers(server.http_port, "/v2/health/ready") and _answers(
+            server.metrics_port, "/metrics"
+        ):
             return
         if time.monotonic() > deadline:
             raise TritonNotStarted(
@@ -242,10 +247,10 @@ def _wait_until_ready(server: TritonServer, ready_s: float) -> None:
         time.sleep(0.05)
 
 
-def _is_ready(port: int) -> bool:
+def _answers(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        connection.request("GET", "/v2/health/ready")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False  # not listening yet; the caller asks again
