@@ -227,10 +227,9 @@ def _engine_error(error: Exception, bounds: Bounds) -> TransformFailed:
         return TransformFailed("the input nests deeper than 1024 levels", reason="depth")
     if sentence.startswith("Invalid JSON: "):
         sentence = "the input is not JSON: " + sentence.removeprefix("Invalid JSON: ")
-    elif "\n" in sentence:
+    elif len(lines := sentence.splitlines()) > 1 and lines[-1].startswith("error: "):
         # The regex engine draws the pattern first; what it says of it is the last line.
-        head, *_, last = sentence.splitlines()
-        sentence = f"{head.partition(':')[0]}: {last.removeprefix('error: ')}"
+        sentence = f"{lines[0].partition(':')[0]}: {lines[-1].removeprefix('error: ')}"
     return TransformFailed(_shorten(_join(code, sentence)), reason="evaluation")
 
 

@@ -401,3 +401,14 @@ def test_the_identity_gives_back_the_same_value(value: object, engine: Engine) -
     result = evaluate("$", text, engine=engine, bounds=Bounds())
     assert result is not None
     assert msgspec.json.decode(result) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("boo\\n", "boo"), ("a\\nb", "a b"), ("\\n", ""), ("error: x\\n", "error: x")],
+)
+def test_an_expressions_own_error_may_hold_line_breaks(text: str, message: str) -> None:
+    compiled = compile_expression(f'$error("{text}")', bounds=Bounds())
+    with pytest.raises(TransformFailed) as caught:
+        compiled.evaluate("{}")
+    assert caught.value.message.removeprefix("D3137:").strip() == message
