@@ -19,12 +19,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import jsonatapy
 import msgspec
 from aiohttp import web
-from jsonata import Jsonata
 from PIL import Image, UnidentifiedImageError
 
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+TRANSFORM_MS: Final = 1000
 _SIGNATURES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -120,8 +121,8 @@ class CambrionSimulator:
         if not isinstance(expression, str):
             raise _RefusedError(400, "bad_request", "'transform' must be a JSONata expression.")
         try:
-            result = Jsonata(expression).evaluate(observation)
-        except Exception as cause:
+            result = jsonatapy.evaluate(expression, observation, timeout=TRANSFORM_MS)
+        except ValueError as cause:
             raise _RefusedError(400, "bad_transform", f"The transform failed: {cause}") from cause
         kind = "application/json" if "json" in request.headers.get("Accept", "") else "text/plain"
         return web.Response(body=msgspec.json.encode(result), content_type=kind)
