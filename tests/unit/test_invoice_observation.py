@@ -109,7 +109,9 @@ def test_a_page_with_few_lines_has_rows_too(lines: list[Line]) -> None:
 def test_a_line_is_read_from_what_ocr_says() -> None:
     told = {"text": "Hi", "score": 0.5, "points": [[0, 0], [4, 3], [4, 13], [0, 10]]}
     found = Line.of(told)
-    assert (found.left, found.right, found.middle) == (0.0, 4.0, (2.0, 6.5))
+    assert (found.left, found.middle) == (0.0, (2.0, 6.5))
+    assert found.extent(0.0) == (0.0, 4.0)
+    assert found.extent(0.5) == (0.0, 10.5)
     assert (found.length, found.height, found.slope) == (5.0, 10.0, 0.75)
 
 
@@ -207,6 +209,15 @@ def test_the_items_become_a_table_with_a_row_for_each() -> None:
             "amount": {"numberValue": 2279.0},
         },
     ]
+
+
+@pytest.mark.parametrize("degrees", [-12, 12])
+def test_cells_are_found_under_their_heads_when_the_columns_lean(degrees: float) -> None:
+    (table,) = page([turned(one, degrees) for one in INVOICE])["tables"]
+    cells = [
+        [pair["entityValue"]["block"]["text"] for pair in row["pairs"]] for row in table["rows"]
+    ]
+    assert cells == [TEXTS[7:11], TEXTS[11:15]]
 
 
 def test_entities_have_ids_of_their_own_and_cells_share_theirs_with_the_page() -> None:

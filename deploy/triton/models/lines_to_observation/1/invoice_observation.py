@@ -10,10 +10,11 @@ found by its header; its cells are entities of the page too, with the same IDs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from invoice_rows import Line, rows
+from invoice_rows import Line, rows, slant
 from invoice_values import Value, is_header, is_sum, label, parse_value, split_pair, value_of
 
 TABLE_TAG = "items"
@@ -34,9 +35,10 @@ def media_content(
     """
     page = _Page(media_id, width, height)
     ordered = rows(lines)
+    slope, change = slant(lines)
     for row in ordered:
         page.add_row(row)
-    tables = page.tables(ordered)
+    tables = page.tables(ordered, slope + change * height / 2)
     for row in ordered:
         page.add_pairs(row)
     document: dict[str, Any] = {"id": f"{media_id}-page-1", "entities": page.entities}
@@ -94,9 +96,9 @@ class _Page:
         entity["label"] = label(key)
         _set_value(entity, value)
 
-    def tables(self, ordered: Sequence[Sequence[Line]]) -> list[dict[str, Any]]:
+    def tables(self, ordered: Sequence[Sequence[Line]], slope: float) -> list[dict[str, Any]]:
         """The tables of items: a header of known words, and the rows below it until a sum, or a
-        row that is none of a table."""
+        row that is none of a table. ``slope`` is that of the page's rows."""
         found: list[dict[str, Any]] = []
         at = 0
         while at < len(ordered):
@@ -109,11 +111,11 @@ class _Page:
                 body.append(ordered[at])
                 at += 1
             if body:
-                found.append(self._table(len(found) + 1, header, body))
+                found.append(self._table(len(found) + 1, header, body, slope))
         return found
 
     def _table(
-        self, number: int, header: Sequence[Line], body: Sequence[Sequence[Line]]
+        self, number: int, header: Sequence[Line], body: Sequence[Sequence[Line]], slope: float
     ) -> dict[str, Any]:
         table_id = f"{self._media_id}-table-{number}"
         headers = [{**self._of[id(line)], "label": label(line.text)} for line in header]
@@ -124,7 +126,7 @@ class _Page:
         table_rows = []
         for row_number, row in enumerate(body, 1):
             pairs = []
-            for column, cells in sorted(_columns(header, row).items()):
+            for column, cells in sorted(_columns(header, row, slope).items()):
                 entity = self._cell(cells)
                 _set_value(entity, parse_value(entity["block"]["text"]))
                 pairs.append({"key": keys[column], "entityValue": entity})
@@ -137,11 +139,9 @@ class _Page:
         first = self._of[id(cells[0])]
         if len(cells) == 1:
             return first
-        points = (
-            (min(cell.left for cell in cells), min(y for cell in cells for _, y in cell.points)),
-            (max(cell.right for cell in cells), max(y for cell in cells for _, y in cell.points)),
-        )
-        (left, top), (right, bottom) = points
+        corners = [point for cell in cells for point in cell.points]
+        left, top = min(x for x, _ in corners), min(y for _, y in corners)
+        right, bottom = max(x for x, _ in corners), max(y for _, y in corners)
         whole = Line(
             " ".join(cell.text for cell in cells),
             min(cell.score for cell in cells),
@@ -174,26 +174,23 @@ def _is_table_row(row: Sequence[Line], columns: int) -> bool:
     return len(row) >= min(2, columns) and not any(is_sum(line.text) for line in row)
 
 
-def _columns(header: Sequence[Line], row: Sequence[Line]) -> dict[int, list[Line]]:
+def _columns(header: Sequence[Line], row: Sequence[Line], slope: float) -> dict[int, list[Line]]:
     """The cells of a row by the column they stand in: the one whose left edge, middle or right edge
     is nearest to their own, since words are set flush left and figures flush right. What follows
     another line at little distance goes on with its cell."""
+    heads = [one.extent(slope) for one in header]
     result: dict[int, list[Line]] = {}
-    before: Line | None = None
-    column = 0
+    column, end = 0, -math.inf
     for line in row:
-        if before is None or line.left - before.right > _GAP * line.height:
+        left, right = line.extent(slope)
+        if left - end > _GAP * line.height:
             distances = [
-                min(
-                    abs(line.left - one.left),
-                    abs(line.middle[0] - one.middle[0]),
-                    abs(line.right - one.right),
-                )
-                for one in header
+                min(abs(left - start), abs(left + right - start - stop) / 2, abs(right - stop))
+                for start, stop in heads
             ]
             column = distances.index(min(distances))
         result.setdefault(column, []).append(line)
-        before = line
+        end = right
     return result
 
 

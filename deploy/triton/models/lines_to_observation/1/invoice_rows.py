@@ -37,10 +37,11 @@ class Line:
         """The leftmost x, pixels."""
         return min(x for x, _ in self.points)
 
-    @property
-    def right(self) -> float:
-        """The rightmost x, pixels."""
-        return max(x for x, _ in self.points)
+    def extent(self, slope: float) -> tuple[float, float]:
+        """Where it begins and ends across a page whose rows have this slope, and whose columns
+        lean as much: pixels, as if it stood at the top."""
+        across = [x + slope * y for x, y in self.points]
+        return min(across), max(across)
 
     @property
     def middle(self) -> tuple[float, float]:
@@ -68,7 +69,7 @@ class Line:
 
 def rows(lines: Sequence[Line]) -> list[list[Line]]:
     """The lines in reading order: rows from top to bottom, each from left to right."""
-    slope, change = _slant(lines)
+    slope, change = slant(lines)
 
     def level(line: Line) -> float:
         # Where the row through the line's middle meets the left margin, if a row that starts at
@@ -90,7 +91,7 @@ def rows(lines: Sequence[Line]) -> list[list[Line]]:
     return result
 
 
-def _slant(lines: Sequence[Line]) -> tuple[float, float]:
+def slant(lines: Sequence[Line]) -> tuple[float, float]:
     """The slope of rows at the top of the page, and how it changes for each pixel further down.
 
     Long lines tell it best: short ones are often boxed without regard to their slant. Perspective
