@@ -53,7 +53,6 @@ async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
     """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        compiled = compile_config(config)
         metrics = Metrics(CollectorRegistry())
         session = await stack.enter_async_context(_session(config))
         upstreams: dict[str, Upstream] = {}
@@ -87,11 +86,12 @@ async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
             clock=loop.time,
             pdf_pages_max=config.bounds.pdf_pages_max,
         )
+        routes = _routes(config, upstreams, metrics)
+        # Compiled expressions may only be let go of by the thread that made them: let go of here,
+        # they are not left to a garbage collection that runs wherever it happens to.
+        stack.callback(routes.clear)
         gateway = Gateway(
-            routes={
-                name: _route(name, section, upstreams, compiled.pipelines[name], metrics)
-                for name, section in config.pipelines.items()
-            },
+            routes=routes,
             keyring=Keyring(config.keys),
             bounds=config.bounds,
             forward_headers=config.server.forward_headers,
@@ -143,6 +143,14 @@ def _upstream(
     if section.kind == "cambrion":
         return CambrionUpstream(api)
     return PupauUpstream(api, event_bytes_max=bounds.event_bytes_max)
+
+
+def _routes(config: Config, upstreams: dict[str, Upstream], metrics: Metrics) -> dict[str, Route]:
+    compiled = compile_config(config)
+    return {
+        name: _route(name, section, upstreams, compiled.pipelines[name], metrics)
+        for name, section in config.pipelines.items()
+    }
 
 
 def _route(

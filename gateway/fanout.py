@@ -88,6 +88,7 @@ class Fanout:
             self._metrics.upstream_duration.labels(*labels).observe(self._clock() - began)
             if outcome in (Outcome.COMPLETE, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT):
                 self._health.saw(upstream.name, failure)
+            failure = None  # its traceback holds this frame
 
     async def _next(
         self,

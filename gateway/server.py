@@ -55,13 +55,18 @@ class Exchange:
     upstream: str | None = None
     key: str | None = None
     outcome: Outcome = Outcome.COMPLETE
-    error: GatewayError | None = None
+    code: Code | None = None
+    message: str | None = None
     status: int | None = None
     request_bytes: int = 0
     response_bytes: int = 0
     events: int = 0
     first_event_s: float | None = None
     waited: Waited = field(default_factory=Waited)
+
+    def fail(self, error: GatewayError) -> None:
+        """Note how it ended; not the error itself, whose traceback would tie all this in a knot."""
+        self.outcome, self.code, self.message = error.outcome, error.code, error.message
 
 
 class Gateway:
@@ -110,7 +115,7 @@ class Gateway:
                 exchange.dialect, exchange.mode = target.dialect, target.mode
                 return await self._actions[target.action](exchange, target)
             except GatewayError as error:
-                exchange.outcome, exchange.error = error.outcome, error
+                exchange.fail(error)
                 return await self._send_error(exchange, error)
             except (ConnectionError, asyncio.CancelledError):
                 raise
@@ -253,7 +258,7 @@ class Gateway:
         except GatewayError as error:
             if response is None:
                 raise
-            exchange.outcome, exchange.error = error.outcome, error
+            exchange.fail(error)
         except ConnectionError:
             raise
         except Exception:
@@ -279,7 +284,7 @@ class Gateway:
         error = GatewayError(
             f"the gateway failed; its log says why, at request {exchange.request_id}"
         )
-        exchange.outcome, exchange.error = Outcome.INTERNAL, error
+        exchange.fail(error)
         return error
 
     async def _open_stream(self, exchange: Exchange) -> web.StreamResponse:
@@ -340,7 +345,9 @@ class Gateway:
 
     async def _expose(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         encode, content_type = choose_encoder(exchange.request.headers.get(hdrs.ACCEPT, ""))
-        return await self._send(exchange, 200, encode(self._metrics.registry), content_type)
+        # Many pipelines make many lines: written in a thread, so that streams go on meanwhile.
+        text = await asyncio.to_thread(encode, self._metrics.registry)
+        return await self._send(exchange, 200, text, content_type)
 
     # Answers
 
@@ -389,8 +396,8 @@ class Gateway:
         metrics.requests.labels(*labels, exchange.outcome).inc()
         metrics.request_duration.labels(*labels).observe(duration_s)
         metrics.overhead.labels(*labels).observe(overhead_s)
-        metrics.request_bytes.labels(*labels).observe(exchange.request_bytes)
-        metrics.response_bytes.labels(*labels).observe(exchange.response_bytes)
+        metrics.request_bytes.labels(*labels[:2]).observe(exchange.request_bytes)
+        metrics.response_bytes.labels(*labels[:2]).observe(exchange.response_bytes)
         if exchange.first_event_s is not None:
             metrics.first_event.labels(*labels).observe(exchange.first_event_s)
         fields: dict[str, Any] = {
@@ -410,11 +417,11 @@ class Gateway:
         if exchange.first_event_s is not None:
             fields["first_event_s"] = round(exchange.first_event_s, 6)
             fields["events"] = exchange.events
-        if exchange.error is not None:
-            fields["code"] = exchange.error.code
+        if exchange.code is not None:
+            fields["code"] = exchange.code
             # A rejection's message may quote the request; the others speak of upstreams.
             if exchange.outcome is not Outcome.REJECTED:
-                fields["error"] = exchange.error.message
+                fields["error"] = exchange.message
         logs.requests.info("request", extra={"fields": fields})
 
 
