@@ -4,7 +4,9 @@ Owns: the two requests' form, reading their answers under bounds, and what HTTP'
 Does not know: where tensors come from and what becomes of them.
 
 ``generate_stream`` speaks JSON only, and makes shapes up by itself: it carries text, not media, and
-not every shape. What it cannot carry is refused with a word about gRPC, which can.
+not every shape. What it cannot carry is refused with a word about gRPC, which can. A closed
+connection stops a stream's model; one that answers once works on to its end (seen with Triton
+2.51), where over gRPC it is cancelled.
 """
 
 from __future__ import annotations
