@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from gateway import logs
@@ -33,11 +32,12 @@ from gateway.server import Gateway, HttpServer
 from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.cambrion import CambrionUpstream
-from gateway.upstreams.http import HttpApi
+from gateway.upstreams.http import HttpApi, tracing
 from gateway.upstreams.pupau import PupauUpstream
 
-#: How long requests may run on once the process was asked to stop, seconds.
-SHUTDOWN_S: Final = 10.0
+#: How long requests may run on once the process was asked to stop, seconds; aiohttp may take it
+#: twice, once before it cancels them and once after.
+SHUTDOWN_S: Final = 4.0
 #: How long an idle client connection is kept, and how long an unread body is drained, seconds.
 KEEPALIVE_S: Final = 75.0
 LINGER_S: Final = 5.0
@@ -48,8 +48,8 @@ async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
     """A gateway that listens, for as long as the context is entered; yields its host and port.
 
     Raises:
-        ConfigError: an expression that does not compile, or an extra that is not installed.
-        OSError: the address cannot be listened on.
+        ConfigError: an expression that does not compile, an extra that is not installed, or an
+            address that cannot be listened on.
     """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
@@ -106,6 +106,7 @@ def _session(config: Config) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15.0),
         cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[tracing()],
         auto_decompress=False,
         trust_env=False,
         read_bufsize=64 * 1024,
@@ -200,7 +201,11 @@ async def _listen(gateway: Gateway, config: Config, stack: AsyncExitStack) -> tu
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, config.server.host, config.server.port, backlog=1024)
-    await site.start()
+    try:
+        await site.start()
+    except OSError as error:
+        address = f"{config.server.host}:{config.server.port}"
+        raise ConfigError([f"cannot listen on {address}: {error.strerror or error}"]) from error
     host, port = runner.addresses[0][:2]
     logs.events.info(
         "listening",
@@ -236,16 +241,5 @@ def serve(config: Config, *, config_path: Path) -> int:
         ConfigError: see ``running``.
     """
     logs.setup()
-    # A form part's malformed header is left out by the reader; it is no news for the log.
-    for category in (BadContentDispositionHeader, BadContentDispositionParam):
-        warnings.simplefilter("ignore", category)
-    try:
-        asyncio.run(_serve(config))
-    except OSError as error:
-        raise ConfigError(
-            [
-                f"{config_path}: cannot listen on {config.server.host}:{config.server.port}: "
-                f"{error.strerror or error}"
-            ]
-        ) from error
+    asyncio.run(_serve(config))
     return 0

@@ -7,24 +7,27 @@ Does not know: what the body means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from email.message import Message
 from typing import Final
 
 import aiohttp
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
 
 from gateway.dialects.wire import Part
 from gateway.errors import Code, RequestRejected
-from gateway.inflate import InflateError, Inflater
+from gateway.inflate import CODINGS, InflateError, Inflater
 
-_CHUNK_BYTES: Final = 64 * 1024
-
-
-def _too_large(limit: int) -> RequestRejected:
-    return RequestRejected(
-        f"the request body is longer than {limit} bytes (body_bytes_max)", code=Code.TOO_LARGE
-    )
+_IDENTITY: Final = ("", "identity")
+_TRANSFER_ENCODINGS: Final = ("7bit", "8bit", "binary")
 
 
 async def read_body(request: web.BaseRequest, *, bytes_max: int) -> bytes:
@@ -34,80 +37,129 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int) -> bytes:
         RequestRejected: longer than ``bytes_max`` before or after inflating (413), compressed in an
             unknown way (415), not compressed as it says, or cut short.
     """
-    if request.content_length is not None and request.content_length > bytes_max:
-        raise _too_large(bytes_max)
-    length = 0
-    pieces = []
-    async for piece in _pieces(request):
-        length += len(piece)
-        if length > bytes_max:
-            raise _too_large(bytes_max)
-        pieces.append(piece)
+    async with aclosing(_pieces(request, bytes_max)) as arriving:
+        pieces = [piece async for piece in arriving]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
-    try:
-        if coding in ("", "identity"):
-            async for piece in request.content.iter_any():
-                yield piece
-            return
-        inflater = Inflater(coding)
-        async for piece in request.content.iter_any():
-            for inflated in inflater.feed(piece):
-                yield inflated
-                await asyncio.sleep(0)
-        if not inflater.finished:
-            raise InflateError("the compressed body was cut short")
-    except InflateError as error:
-        code = Code.UNSUPPORTED_MEDIA_TYPE if "content coding" in str(error) else Code.BAD_REQUEST
-        raise RequestRejected(f"the request body: {error}", code=code) from error
-    except (aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
-        raise RequestRejected("the request body was cut short") from error
 
 
 async def read_form(request: web.BaseRequest, *, bytes_max: int, parts_max: int) -> list[Part]:
     """The parts of a multipart form, in their order.
 
     Raises:
-        RequestRejected: as ``read_body``; no boundary; too many parts; a part without a name.
+        RequestRejected: as ``read_body``; no boundary; too many parts; a part that has no name, is
+            encoded, or is a form itself.
     """
-    if request.content_length is not None and request.content_length > bytes_max:
-        raise _too_large(bytes_max)
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
-        raise RequestRejected(
-            "a multipart body may not be compressed", code=Code.UNSUPPORTED_MEDIA_TYPE
-        )
+    _, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
+    boundary = options.get("boundary")
+    if not boundary:
+        raise RequestRejected("the multipart body's Content-Type names no boundary")
     parts: list[Part] = []
-    left = bytes_max
+    segment: MultipartSegment | None = None
+    data: list[bytes] = []
     try:
-        reader = aiohttp.MultipartReader(request.headers, request.content)
-        while (part := await reader.next()) is not None:
-            if len(parts) == parts_max:
-                raise RequestRejected(
-                    f"the form has more than {parts_max} parts (parts_max)", code=Code.TOO_LARGE
-                )
-            if isinstance(part, aiohttp.MultipartReader):
-                raise RequestRejected("the form has a multipart body inside a part")
-            if not part.name:
-                raise RequestRejected(f"form part {len(parts) + 1} has no name")
-            pieces = []
-            while piece := await part.read_chunk(_CHUNK_BYTES):
-                left -= len(piece)
-                if left < 0:
-                    raise _too_large(bytes_max)
-                pieces.append(bytes(piece))
-            parts.append(Part(part.name, b"".join(pieces), part.filename))
-    except (ValueError, AssertionError, BadHttpMessage) as error:
-        raise RequestRejected(f"the multipart body cannot be read: {_sentence(error)}") from error
-    except (aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
-        raise RequestRejected("the request body was cut short") from error
+        with PushMultipartParser(boundary, max_segment_count=parts_max) as parser:
+            async with aclosing(_pieces(request, bytes_max)) as arriving:
+                async for piece in arriving:
+                    for event in parser.parse(piece):
+                        if isinstance(event, MultipartSegment):
+                            segment = _checked(event, len(parts) + 1)
+                        elif event:
+                            data.append(bytes(event))
+                        elif segment is not None:
+                            content = b"".join(data)
+                            parts.append(Part(segment.name or "", content, _filename(segment)))
+                            data.clear()
+    except ParserLimitReached as error:
+        raise RequestRejected(
+            f"the form has more than {parts_max} parts (parts_max), or overlong part headers",
+            code=Code.TOO_LARGE,
+        ) from error
+    except (MultipartError, UnicodeError) as error:
+        raise RequestRejected(
+            "the multipart body cannot be read: it is not well-formed, or was cut short"
+        ) from error
     return parts
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if "boundary missed" in text:
-        return "its Content-Type names no boundary"
-    return text[:200]
+def _checked(segment: MultipartSegment, number: int) -> MultipartSegment:
+    if not segment.name:
+        raise RequestRejected(f"form part {number} has no name")
+    if (segment.content_type or "").startswith("multipart/"):
+        raise RequestRejected(f'form part "{segment.name[:80]}" is a multipart body itself')
+    for header, plain in (
+        (hdrs.CONTENT_TRANSFER_ENCODING, _TRANSFER_ENCODINGS),
+        (hdrs.CONTENT_ENCODING, _IDENTITY),
+    ):
+        encoding = str(segment.header(header, plain[0])).strip().lower()
+        if encoding not in plain:
+            raise RequestRejected(
+                f'form part "{segment.name[:80]}": {header} {encoding[:40]} is not supported; '
+                "send its bytes as they are",
+                code=Code.UNSUPPORTED_MEDIA_TYPE,
+            )
+    return segment
+
+
+def _filename(segment: MultipartSegment) -> str | None:
+    """The part's file name; some clients write one that is not ASCII in the form of RFC 2231."""
+    if segment.filename is not None:
+        return str(segment.filename)
+    header = Message()
+    header[hdrs.CONTENT_DISPOSITION] = segment.header(hdrs.CONTENT_DISPOSITION, "")
+    return header.get_filename()
+
+
+async def _pieces(request: web.BaseRequest, bytes_max: int) -> AsyncGenerator[bytes]:
+    """The body as it arrives and inflated, of at most ``bytes_max`` bytes either way."""
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise _too_large(bytes_max)
+    await _continue(request)
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    inflater = None
+    if coding not in _IDENTITY:
+        if coding not in CODINGS:
+            raise RequestRejected(
+                f'the request body\'s Content-Encoding "{coding[:40]}" is not gzip or deflate',
+                code=Code.UNSUPPORTED_MEDIA_TYPE,
+            )
+        inflater = Inflater(coding)
+    received = inflated = 0
+    try:
+        async for piece in request.content.iter_any():
+            received += len(piece)
+            if received > bytes_max:
+                raise _too_large(bytes_max)
+            if inflater is None:
+                yield piece
+                continue
+            for part in inflater.feed(piece):
+                inflated += len(part)
+                if inflated > bytes_max:
+                    raise _too_large(bytes_max)
+                yield part
+                await asyncio.sleep(0)
+        if inflater is not None and not inflater.finished:
+            raise InflateError("the compressed body was cut short")
+    except InflateError as error:
+        raise RequestRejected(f"the request body: {error}") from error
+    except (aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
+        raise RequestRejected("the request body was cut short") from error
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Answer ``Expect: 100-continue``: some clients send no body before they read this."""
+    expected = request.headers.get(hdrs.EXPECT, "").strip().lower()
+    if not expected:
+        return
+    if expected != "100-continue":
+        raise RequestRejected("Expect: only 100-continue is understood", status=417)
+    writer = request.writer
+    await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # What aiohttp counts here are bytes of the answer, and this was none of them.
+    writer.output_size = 0
+
+
+def _too_large(limit: int) -> RequestRejected:
+    return RequestRejected(
+        f"the request body is longer than {limit} bytes (body_bytes_max)", code=Code.TOO_LARGE
+    )

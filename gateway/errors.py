@@ -90,6 +90,8 @@ class GatewayError(Exception):
         status: int | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        # What callers send may hold halves of surrogate pairs, which no answer can be written with.
+        message = message.encode("utf-8", "replace").decode()
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code

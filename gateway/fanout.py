@@ -8,17 +8,18 @@ Does not know: dialects, transforms, who is calling.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
-from gateway.config import TimeoutsConfig
 from gateway.errors import GatewayError, Outcome, UpstreamTimeout
 from gateway.health import Health
 from gateway.metrics import Metrics
-from gateway.model import Event
+from gateway.model import Event, Frames
 from gateway.upstreams.base import Call, Upstream
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -33,7 +34,8 @@ class Waited:
 class Deadlines:
     """A call's limits in seconds, and ``ends_at``: when the whole run must be over, loop time."""
 
-    timeouts: TimeoutsConfig
+    first_event_s: float
+    idle_s: float
     ends_at: float | None = None
     total_s: float | None = None
 
@@ -64,12 +66,14 @@ class Fanout:
                 while True:
                     asked = self._clock()
                     try:
-                        event = await self._next(events, upstream.name, deadlines, asked, first)
+                        # Whatever arrives shows that the upstream lives, but only an event is one.
+                        at = began + deadlines.first_event_s if first else asked + deadlines.idle_s
+                        event = await self._next(events, upstream.name, deadlines, at, first)
                     except StopAsyncIteration:
                         break
                     finally:
                         waited.upstream_s += self._clock() - asked
-                    if first:
+                    if first and not (isinstance(event, Frames) and event.count == 0):
                         first = False
                         self._metrics.upstream_first_event.labels(
                             upstream.name, upstream.kind
@@ -90,18 +94,37 @@ class Fanout:
                 self._health.saw(upstream.name, failure)
             failure = None  # its traceback holds this frame
 
+    async def ask(self, upstream: Upstream, answer: Awaitable[T], limit_s: float) -> T:
+        """A question to an upstream that is not a run: bounded, and noted for its health.
+
+        Raises:
+            UpstreamTimeout: after ``limit_s`` seconds; and what the question raises.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await answer
+        except TimeoutError as error:
+            failure = UpstreamTimeout(
+                f"upstream {upstream.name}: no answer within {limit_s:g} s (first_event_s)"
+            )
+            self._health.saw(upstream.name, failure)
+            raise failure from error
+        except GatewayError as error:
+            self._health.saw(upstream.name, error)
+            raise
+        self._health.saw(upstream.name, None)
+        return result
+
     async def _next(
         self,
         events: AsyncIterator[Event],
         name: str,
         deadlines: Deadlines,
-        now: float,
+        at: float,
         first: bool,
     ) -> Event:
-        timeouts = deadlines.timeouts
-        limit_s = timeouts.first_event_s if first else timeouts.idle_s
+        limit_s = deadlines.first_event_s if first else deadlines.idle_s
         key = "first_event_s" if first else "idle_s"
-        at = now + limit_s
         if deadlines.ends_at is not None and deadlines.ends_at < at:
             at, limit_s, key = deadlines.ends_at, deadlines.total_s or 0.0, "total_s"
         try:

@@ -73,8 +73,8 @@ class Keyring:
 
 def _given_key(headers: Mapping[str, str]) -> str | None:
     for name in _HEADERS:
-        if name in headers:
-            return headers[name].strip()
+        if given := headers.get(name, "").strip():
+            return given
     authorization = headers.get("Authorization", "")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip()

@@ -131,7 +131,10 @@ class ObservationReady:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """``count`` whole SSE frames in the caller's own dialect, exactly as they arrived, unparsed."""
+    """``count`` whole SSE frames in the caller's own dialect, exactly as they arrived, unparsed.
+
+    A ``count`` of 0 says that the upstream is alive: a comment, or nothing that can be passed on.
+    """
 
     data: bytes = field(repr=False)
     count: int

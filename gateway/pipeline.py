@@ -7,6 +7,7 @@ Does not know: HTTP, how a dialect writes anything down, how an upstream is reac
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
@@ -19,8 +20,15 @@ from msgspec import UNSET, Raw, UnsetType
 from gateway import pdf
 from gateway.compiled import CompiledPipeline
 from gateway.config import PipelineConfig
-from gateway.dialects.events import event_json, responses_value
-from gateway.errors import Code, GatewayError, RequestRejected, TransformFailed, UpstreamFailed
+from gateway.dialects.events import event_json, parse_event, responses_value
+from gateway.errors import (
+    Code,
+    GatewayError,
+    RequestRejected,
+    TransformFailed,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from gateway.fanout import Deadlines, Fanout, Waited
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import (
@@ -40,12 +48,17 @@ from gateway.model import (
 )
 from gateway.observation import append, with_execution_id
 from gateway.sandbox import Sandbox
-from gateway.transform import Transform, result_items
+from gateway.sse import Decoder
+from gateway.transform import result_items
 from gateway.upstreams.base import Call, Upstream
 
 #: executeSync ends after this many seconds where its route sets no ``total_s``.
 EXECUTE_TOTAL_S: Final = 30.0
 LAYER_ID: Final = "0"
+#: Fields of the upstreams' request bodies that no mapping makes.
+_ADDED_FIELDS: Final = frozenset(
+    ("media", "transient", "idempotent", "tryImageConversion", "trySimpleText", "file")
+)
 _EXECUTE_MODES: Final = (Mode.EXECUTE, Mode.EXECUTE_JSON, Mode.EXECUTE_TRANSFORM)
 
 
@@ -113,6 +126,8 @@ class Run:
     _layer_id: str = LAYER_ID
     _text: list[str] = field(default_factory=list)
     _made: tuple[str, bytes] | None = None
+    _frames: bytes = b""
+    _told: bool = True
 
     def __post_init__(self) -> None:
         self._bindings = {
@@ -144,13 +159,17 @@ class Run:
             if sent:
                 yield self.failed(error)
             raise
-        if failure is not None:  # the caller has already read it in the last LAYER_RESPONSE
+        if failure is not None:
+            if not self._told:  # the route's transform dropped the event that told of it
+                yield self.failed(failure)
             raise failure
 
     async def call(self, dialect: Dialect) -> Result:
         """The whole result for a caller of ``dialect`` who does not stream. Raises GatewayError."""
         if self.mode is Mode.EXECUTE_TRANSFORM and not self.request.transform:
             raise RequestRejected("transform: missing; this call needs a JSONata expression")
+        if self.mode is Mode.EXECUTE_TRANSFORM:
+            await self._check_syntax(self.request.transform or "")
         async with aclosing(self._events(dialect)) as events:
             async for _ in events:
                 pass
@@ -170,7 +189,15 @@ class Run:
     async def _events(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """Run the layer's one actor. An upstream without layers of its own gets one around it."""
         route, upstream = self.route, self.route.upstream
-        await self._prepare()
+        deadlines = self._deadlines()
+        try:
+            async with asyncio.timeout_at(deadlines.ends_at):
+                await self._prepare()
+        except TimeoutError as error:
+            raise UpstreamTimeout(
+                f"pipeline {route.name}: the request was not prepared within "
+                f"{deadlines.total_s:g} s (total_s)"
+            ) from error
         call = Call(
             request=self.request,
             pipeline=route.target,
@@ -183,16 +210,20 @@ class Run:
                 and upstream.layered
                 and route.transforms.event is None
             ),
-            mapping=self._mapping(),
+            body=self._body(),
             inputs=route.transforms.inputs,
             output=route.transforms.output,
             bindings=self._bindings,
         )
         started = False
-        stream = self.services.fanout.stream(upstream, call, self._deadlines(), self.waited)
+        stream = self.services.fanout.stream(upstream, call, deadlines, self.waited)
         async with aclosing(stream) as events:
             async for event in events:
                 match event:
+                    case Frames():
+                        if not event.data:
+                            continue
+                        self._frames = event.data
                     case ObservationReady():
                         self.ready = event
                         continue
@@ -246,6 +277,9 @@ class Run:
         except (msgspec.DecodeError, RecursionError) as error:
             raise self._bad_result("request", str(error)) from error
         updates: dict[str, Any] = {}
+        for name in ("pipeline", "execution_id"):
+            if getattr(changes, name) not in (UNSET, getattr(request, name)):
+                raise self._bad_result("request", f"{name} cannot be changed")
         for name in ("text", "context", "tag"):
             value = getattr(changes, name)
             if value is not UNSET:
@@ -287,20 +321,43 @@ class Run:
             reason="result",
         )
 
-    def _mapping(self) -> Transform | None:
-        transforms = self.route.transforms
-        kind = self.route.upstream.kind
+    def _body(self) -> dict[str, Raw]:
+        """The request in the words of an upstream that speaks one of the dialects."""
+        transforms, kind = self.route.transforms, self.route.upstream.kind
         if kind == "cambrion":
-            return transforms.request_to_cambrion
-        return transforms.request_to_pupau if kind == "pupau" else None
+            stage, mapping = "request_to_cambrion", transforms.request_to_cambrion
+        elif kind == "pupau":
+            stage, mapping = "request_to_pupau", transforms.request_to_pupau
+        else:
+            return {}
+        view = msgspec.json.encode(request_view(self.request)).decode()
+        try:
+            mapped = mapping.evaluate(view, self._bindings)
+        except TransformFailed as error:
+            if error.reason != "output":
+                raise
+            raise RequestRejected(
+                "text and observation together are longer than transforms.output_bytes_max",
+                code=Code.TOO_LARGE,
+            ) from error
+        if mapped is None or not mapped.startswith("{"):
+            raise self._bad_result(stage, "it must be an object")
+        fields = msgspec.json.decode(mapped, type=dict[str, Raw])
+        if reserved := _ADDED_FIELDS.intersection(fields):
+            raise self._bad_result(stage, f'the gateway adds "{min(reserved)}" itself')
+        return fields
 
     def _deadlines(self) -> Deadlines:
+        """The run's limits. A call that is not streamed has one event, its whole answer, so where
+        the route says how long that may take, this alone counts."""
         timeouts = self.route.config.timeouts
-        total_s = timeouts.total_s
+        total_s, first_event_s = timeouts.total_s, timeouts.first_event_s
         if total_s is None and self.mode in _EXECUTE_MODES:
             total_s = EXECUTE_TOTAL_S
+        elif total_s is not None and not self.request.stream:
+            first_event_s = total_s
         ends_at = None if total_s is None else self.services.clock() + total_s
-        return Deadlines(timeouts, ends_at, total_s)
+        return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s)
 
     def _to_send(self, event: Event) -> Iterator[Event]:
         """The event, or what the route's ``event`` transform makes of it."""
@@ -309,6 +366,7 @@ class Run:
             yield event
             return
         result = transform.evaluate(event_json(event).decode(), self._bindings)
+        self._told = result is not None
         if result is None:
             return
         try:
@@ -327,10 +385,21 @@ class Run:
             code=error.code,
             name=error.name,
             message=error.message,
-            layer_id=self._layer_id,
+            layer_id=self._current_layer(),
             actor_id=self.route.name,
             text="".join(self._text),
         )
+
+    def _current_layer(self) -> str:
+        """The layer that runs now. Frames that were passed on unread are looked into only here."""
+        for frame in Decoder(len(self._frames) + 1).feed(self._frames):
+            try:
+                event = parse_event(frame.data)
+            except ValueError:  # not worth failing over: the run has failed already
+                continue
+            if isinstance(event, LayerStarted | Delta | LayerFinished):
+                self._layer_id = event.layer_id
+        return self._layer_id
 
     def _actor_failure(self) -> UpstreamFailed | None:
         """The failure that an actor of the last layer reports instead of a message, if any."""
@@ -365,11 +434,18 @@ class Run:
                 raise self._bad_result("responses_to_observation", "it must be an object")
             observation = mapped.encode()
         try:
+            observation = with_execution_id(observation, execution_id)
             if self.request.observation is not None:
-                observation = append(self.request.observation, observation, replace=True)
-            return execution_id, with_execution_id(observation, execution_id)
-        except RequestRejected as error:
-            raise RequestRejected(f"observation: {error.message}") from error
+                replaces = self.request.idempotent
+                observation = append(self.request.observation, observation, replace=replaces)
+                observation = with_execution_id(observation, execution_id)
+        except RequestRejected as error:  # the caller's own was checked when it came
+            if ready is None:
+                raise self._bad_result("responses_to_observation", error.message) from error
+            raise UpstreamFailed(
+                f"upstream {self.route.upstream.name}: {error.message}", code=Code.UPSTREAM_INVALID
+            ) from error
+        return execution_id, observation
 
     def _transformed(self, observation: bytes) -> bytes:
         """The observation, or what the route's ``observation`` transform makes of it."""
@@ -393,6 +469,20 @@ class Run:
             msgspec.json.encode(given).decode(), self._bindings
         )
         return "" if result is None else _text_of(result.encode())
+
+    async def _check_syntax(self, expression: str) -> None:
+        """Refuse an expression that does not parse before anything is run for it.
+
+        As the body of a function it is parsed and not evaluated; only where that fails is it
+        evaluated by itself, to say where in it the fault lies.
+        """
+        sandbox = self.services.sandbox
+        try:
+            await sandbox.evaluate(f"($unused := function(){{({expression}\n)}}; null)", b"null")
+        except TransformFailed as error:
+            if error.reason != "syntax":
+                raise
+            await sandbox.evaluate(expression, b"null", self._bindings)
 
     async def _view(self, observation: bytes) -> bytes | None:
         """The caller's own expression over the observation, in the sandbox."""

@@ -34,11 +34,15 @@ from gateway.pipeline import Route, Run, Services
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _DIALECTS: Final = {Dialect.CAMBRION: cambrion, Dialect.PUPAU: pupau}
+_SERVER: Final = "pipeline-gateway"
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
+# A stream that is always ready to go on lets others have a turn after this many seconds.
+_TURN_S: Final = 0.005
 T = TypeVar("T")
 
 
@@ -134,6 +138,11 @@ class Gateway:
         stream = target.mode is Mode.EXECUTE and _accepts(exchange.request, _EVENT_STREAM)
         if stream:
             exchange.mode = Mode.EXECUTE_STREAM
+        if exchange.request.content_type.startswith("multipart/"):
+            raise RequestRejected(
+                "executeSync takes JSON, with the files as base64 in media; it takes no form",
+                code=Code.UNSUPPORTED_MEDIA_TYPE,
+            )
         body = await self._read_body(exchange)
         origin = self._origin(exchange, target, caller, stream)
         request = await _parse(cambrion.parse_request, origin, body)
@@ -240,6 +249,7 @@ class Gateway:
         events_total = self._metrics.stream_events.labels(*labels)
         open_streams = self._metrics.streams_open.labels(*labels)
         open_streams.inc()
+        turn = self._clock()
         try:
             async with aclosing(run.stream(dialect)) as events:
                 async for event in events:
@@ -248,7 +258,12 @@ class Gateway:
                     if response is None:
                         response = await self._open_stream(exchange)
                     await response.write(data)
-                    exchange.waited.client_s += self._clock() - began
+                    ended = self._clock()
+                    exchange.waited.client_s += ended - began
+                    if ended - turn > _TURN_S:
+                        # Neither side made this wait: let others have their turn.
+                        await asyncio.sleep(0)
+                        turn = self._clock()
                     exchange.response_bytes += len(data)
                     count = event.count if isinstance(event, Frames) else 1
                     exchange.events += count
@@ -291,6 +306,7 @@ class Gateway:
         response = web.StreamResponse(
             headers={
                 hdrs.CONTENT_TYPE: _EVENT_STREAM,
+                hdrs.SERVER: _SERVER,
                 hdrs.CACHE_CONTROL: "no-cache",
                 "X-Accel-Buffering": "no",
                 "X-Request-Id": exchange.request_id,
@@ -312,14 +328,25 @@ class Gateway:
 
     async def _describe(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         route, _ = self._admit(exchange, target)
-        definition = await route.upstream.definition(route.target, exchange.request_id)
+        definition = await self._graph(exchange, route)
         described = {"pipeline": self._description(route), "pipelineDefinition": definition}
         return await self._send(exchange, 200, msgspec.json.encode(described))
 
     async def _definition(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         route, _ = self._admit(exchange, target)
-        definition = await route.upstream.definition(route.target, exchange.request_id)
+        definition = await self._graph(exchange, route)
         return await self._send(exchange, 200, msgspec.json.encode(definition))
+
+    async def _graph(self, exchange: Exchange, route: Route) -> dict[str, Any]:
+        began = self._clock()
+        try:
+            return await self._services.fanout.ask(
+                route.upstream,
+                route.upstream.definition(route.target, exchange.request_id),
+                route.config.timeouts.first_event_s,
+            )
+        finally:
+            exchange.waited.upstream_s += self._clock() - began
 
     def _description(self, route: Route) -> dict[str, Any]:
         config = route.config
@@ -344,7 +371,11 @@ class Gateway:
         return await self._send(exchange, 503 if failures else 200, body)
 
     async def _expose(self, exchange: Exchange, target: Target) -> web.StreamResponse:
-        encode, content_type = choose_encoder(exchange.request.headers.get(hdrs.ACCEPT, ""))
+        accept = exchange.request.headers.get(hdrs.ACCEPT, "")
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none; the classic form will do
+            encode, content_type = choose_encoder("")
         # Many pipelines make many lines: written in a thread, so that streams go on meanwhile.
         text = await asyncio.to_thread(encode, self._metrics.registry)
         return await self._send(exchange, 200, text, content_type)
@@ -365,6 +396,7 @@ class Gateway:
             headers={
                 **(headers or {}),
                 hdrs.CONTENT_TYPE: content_type,
+                hdrs.SERVER: _SERVER,
                 "X-Request-Id": exchange.request_id,
             },
         )
@@ -431,8 +463,11 @@ def _request_id(request: web.BaseRequest) -> str:
 
 
 def _accepts(request: web.BaseRequest, content_type: str) -> bool:
-    accept = request.headers.get(hdrs.ACCEPT, "")
-    return any(part.partition(";")[0].strip() == content_type for part in accept.split(","))
+    for part in ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower().split(","):
+        name, *parameters = (item.strip() for item in part.split(";"))
+        if name == content_type and not any(_REFUSED.fullmatch(item) for item in parameters):
+            return True
+    return False
 
 
 def _accepts_json(request: web.BaseRequest) -> bool:

@@ -16,6 +16,7 @@ from gateway.dialects.events import event_json
 from gateway.dialects.wire import Origin, decode, decode_base64, make_media
 from gateway.errors import GatewayError, RequestRejected
 from gateway.model import Event, Frames, Request, Result
+from gateway.observation import append
 from gateway.sse import encode
 
 KEY_HEADER: Final = "X-API-Key"
@@ -96,6 +97,13 @@ def _observation(raw: Raw | UnsetType) -> bytes | None:
         return None
     if not text.startswith(b"{"):
         raise RequestRejected("observation: expected an object")
+    try:
+        msgspec.json.decode(text)  # numbers that are out of range are found only here
+        append(text, text, replace=True)
+    except ValueError as error:
+        raise RequestRejected(f"observation: {error}") from error
+    except RequestRejected as error:
+        raise RequestRejected(f"observation: {error.message}") from error
     return text
 
 

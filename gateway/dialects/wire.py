@@ -102,14 +102,16 @@ def check_unique_keys(body: bytes, seen: int) -> None:
         raise RequestRejected("the request body is nested too deeply") from error
     except UnicodeDecodeError as error:
         raise RequestRejected("the request body is not valid JSON: not UTF-8") from error
+    except ValueError as error:  # Python refuses to read integers of thousands of digits
+        raise RequestRejected("the request body has a number that is too long") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RequestRejected(f'the request body has the key "{twice[:80]}" more than once')
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise RequestRejected(f'the request body has the key "{name[:80]}" more than once')
+        value[name] = item
     return value
 
 
@@ -126,49 +128,61 @@ def decode_base64(raw: msgspec.Raw, where: str) -> bytes:
     text = text[1:-1]
     try:
         data = _decode_pieces(text)
-    except binascii.Error:
+    except _NotBase64 as problem:
         # JSON may write a slash as \/, as some clients do: only then is the string unescaped.
+        if b"\\" not in problem.piece:
+            raise RequestRejected(f"{where}: {problem.sentence()}") from problem
         unescaped = msgspec.json.decode(raw, type=str).encode()
         try:
             data = _decode_pieces(memoryview(unescaped))
-        except binascii.Error as error:
-            raise RequestRejected(f"{where}: {_base64_problem(unescaped)}") from error
+        except _NotBase64 as error:
+            raise RequestRejected(f"{where}: {error.sentence()}") from error
     if not data:
         raise RequestRejected(f"{where}: is empty")
     return data
 
 
+class _NotBase64(ValueError):
+    """``piece`` of a text, which starts at ``start``, does not decode."""
+
+    def __init__(self, piece: bytes, start: int) -> None:
+        self.piece = piece
+        self.start = start
+
+    def sentence(self) -> str:
+        """What is wrong with it, and at which character of the whole text."""
+        if self.start == 0 and self.piece.startswith(b"data:"):
+            return "not base64 but a data: URL; send only what follows its comma"
+        match = _NOT_BASE64.search(self.piece)
+        if match is None:
+            return "not valid base64: its padding is wrong, or it was cut short"
+        found = match.group()
+        if found in b"-_":
+            why = f"'{found.decode()}' belongs to the URL-safe alphabet; use the standard one"
+        elif found in b" \t\r\n":
+            why = "white space; send the text without line breaks or blanks"
+        else:
+            why = "a character that base64 does not have"
+        return f"not valid base64: at position {self.start + match.start()}, {why}"
+
+
 def _decode_pieces(text: memoryview) -> bytes:
-    if len(text) <= _PIECE_CHARS:
-        return binascii.a2b_base64(text, strict_mode=True)
     pieces = []
     for start in range(0, len(text), _PIECE_CHARS):
-        piece = binascii.a2b_base64(text[start : start + _PIECE_CHARS], strict_mode=True)
-        if len(piece) * 4 != _PIECE_CHARS * 3 and start + _PIECE_CHARS < len(text):
-            raise binascii.Error("padding before the end")
-        pieces.append(piece)
-    return b"".join(pieces)
+        piece = text[start : start + _PIECE_CHARS]
+        try:
+            decoded = binascii.a2b_base64(piece, strict_mode=True)
+        except binascii.Error as error:
+            raise _NotBase64(bytes(piece), start) from error
+        if len(decoded) * 4 != len(piece) * 3 and start + len(piece) < len(text):
+            raise _NotBase64(b"", start)  # padding before the end
+        pieces.append(decoded)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _kind(text: memoryview) -> str:
     kinds = {b"{": "an object", b"[": "a list", b"n": "null", b"t": "a boolean", b"f": "a boolean"}
     return kinds.get(bytes(text[:1]), "a number")
-
-
-def _base64_problem(text: bytes) -> str:
-    if text.startswith(b"data:"):
-        return "not base64 but a data: URL; send only what follows its comma"
-    match = _NOT_BASE64.search(text)
-    if match is None:
-        return "not valid base64: its padding is wrong, or it was cut short"
-    found = match.group()
-    if found in b"-_":
-        why = f"'{found.decode()}' belongs to the URL-safe alphabet; use the standard one (+ and /)"
-    elif found in b" \t\r\n":
-        why = "white space; send the text without line breaks or blanks"
-    else:
-        why = "a character that base64 does not have"
-    return f"not valid base64: at position {match.start()}, {why}"
 
 
 def make_media(files: Sequence[tuple[bytes, str | None]], media_max: int) -> tuple[Media, ...]:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Raw
+
 from gateway.model import Event, Request
 from gateway.transform import Transform
 
@@ -21,10 +23,11 @@ class Call:
     ``pipeline`` is the upstream's own name for what to run (a pipeline ID, a Triton model);
     ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
     ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
-    upstream's SSE frames untouched (``Frames``), if this kind can give them. ``mapping`` turns the
-    request's view into this kind's request body; ``inputs`` and ``output`` are Triton's, an
-    expression per input tensor and one over the output tensors. ``bindings`` are the variables that
-    expressions see: ``pipeline``, ``requestId``, ``headers``, ``key``.
+    upstream's SSE frames untouched (``Frames``), if this kind can give them. ``body`` holds the
+    fields of this kind's request body but for media and flags, as JSON texts; ``inputs`` and
+    ``output`` are Triton's, an expression per input tensor and one over the output tensors.
+    ``bindings`` are the variables that expressions see: ``pipeline``, ``requestId``, ``headers``,
+    ``key``.
     """
 
     request: Request
@@ -34,7 +37,7 @@ class Call:
     last_layer: bool = True
     connect_s: float = 5.0
     frames: bool = False
-    mapping: Transform | None = None
+    body: Mapping[str, Raw] = field(default_factory=dict)
     inputs: Mapping[str, Transform] = field(default_factory=dict)
     output: Transform | None = None
     bindings: Mapping[str, Any] = field(default_factory=dict)

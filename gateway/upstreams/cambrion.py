@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.model import Event, Media, ObservationReady
 from gateway.upstreams.base import Call
-from gateway.upstreams.http import Body, HttpApi, mapped_body
+from gateway.upstreams.http import Body, HttpApi
 
 
 class _Answer(msgspec.Struct, rename="camel"):
@@ -89,15 +89,15 @@ class CambrionUpstream:
 def _body(call: Call) -> Body:
     """The JSON body; the media's base64 is made while it is sent, and never stands in memory."""
     request = call.request
-    fields = mapped_body(call).rstrip()[:-1].rstrip()
     flags = {
         "transient": request.transient,
         "idempotent": request.idempotent,
         "tryImageConversion": request.try_image_conversion,
         "trySimpleText": request.try_simple_text,
     }
-    extra = [b'"%b":true' % name.encode() for name, given in flags.items() if given]
-    head = b",".join([fields, *extra]) if fields != b"{" else b"{" + b",".join(extra)
+    fields: dict[str, Any] = dict(call.body)
+    fields.update({name: True for name, given in flags.items() if given})
+    head = msgspec.json.encode(fields)[:-1]
     segments: list[bytes | Media] = [head]
     if request.media:
         segments.append(b'"media":["' if head == b"{" else b',"media":["')

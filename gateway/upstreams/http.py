@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
 import msgspec
 
 from gateway import __version__
-from gateway.errors import Code, TransformFailed, UpstreamFailed, UpstreamTimeout
+from gateway.errors import Code, UpstreamFailed, UpstreamTimeout
 from gateway.inflate import InflateError, Inflater
-from gateway.model import Media, request_view
-from gateway.upstreams.base import Call
+from gateway.model import Media
 
 USER_AGENT: Final = f"pipeline-gateway/{__version__}"
 _MESSAGE_CHARS_MAX: Final = 300
 _ERROR_BYTES_MAX: Final = 16 * 1024
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+_RETRY_AFTER_S_MAX: Final = 86_400.0
 # A multiple of 3: base64 of a piece needs no padding until the last.
 _PIECE_BYTES: Final = 3 * 64 * 1024
 
@@ -63,7 +67,26 @@ class Body:
                 yield binascii.b2a_base64(piece, newline=False) if encode else piece
 
 
-async def _send(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
+@dataclass(slots=True)
+class Connection:
+    """What is known of the connection a request went out on."""
+
+    reused: bool = False
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """What the shared session needs so that ``HttpApi`` learns of reused connections."""
+
+    async def on_reuse(_: object, context: SimpleNamespace, __: object) -> None:
+        if isinstance(context.trace_request_ctx, Connection):
+            context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(on_reuse)
+    return trace
+
+
+async def _paced(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
     for piece in pieces:
         yield piece
         await asyncio.sleep(0)
@@ -117,21 +140,11 @@ class HttpApi:
                 does not resolve to the connection that breaks while the caller reads.
         """
         sent = {**(headers or {}), **self._headers, "Accept": accept, "X-Request-Id": request_id}
-        data: AsyncIterator[bytes | memoryview] | None = None
         if body is not None:
             sent["Content-Type"] = body.content_type
             sent["Content-Length"] = str(body.length)
-            data = _send(body.pieces())
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, connect=connect_s)
         try:
-            response = await self._session.request(
-                method,
-                self.url + path,
-                headers=sent,
-                data=data,
-                timeout=timeout,
-                allow_redirects=False,
-            )
+            response = await self._send(method, self.url + path, sent, body, connect_s)
             try:
                 if response.status != 200:
                     raise await self._refusal(response)
@@ -139,10 +152,32 @@ class HttpApi:
             finally:
                 # An answer that was not read to its end ends here, with its connection: that is
                 # how the upstream learns that nobody waits any more.
-                if not response.content.at_eof():
+                if response.status < 200 or not response.content.at_eof():
                     response.close()
         except aiohttp.ClientError as error:
             raise self._failure(error, connect_s) from error
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, str], body: Body | None, connect_s: float
+    ) -> aiohttp.ClientResponse:
+        """Send the request. Where a connection that had been kept open turns out to be closed, and
+        nothing of an answer has arrived, it is sent once more, on another one."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, connect=connect_s)
+        while True:
+            connection = Connection()
+            try:
+                return await self._session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=None if body is None else _paced(body.pieces()),
+                    timeout=timeout,
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if not connection.reused or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole answer, inflated, of at most ``answer_bytes_max`` bytes."""
@@ -244,7 +279,7 @@ class HttpApi:
             case aiohttp.ClientSSLError():
                 what, code = "TLS failed", unreachable
             case aiohttp.ClientConnectorError():
-                reason = error.strerror or "no connection"
+                reason = os.strerror(error.errno) if error.errno else "no connection"
                 what, code = f"cannot be reached ({reason})", unreachable
             case aiohttp.ServerDisconnectedError():
                 what, code = "closed the connection before it answered", Code.UPSTREAM_FAILED
@@ -261,28 +296,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, from either form of the header; ``None`` where it has neither."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if _DIGITS.fullmatch(value.strip()):
+        return min(float(value), _RETRY_AFTER_S_MAX)
     try:
         when = parsedate_to_datetime(value)
-        return max(0.0, (when - when.now(when.tzinfo)).total_seconds())
-    except (ValueError, TypeError):
+        wait_s = (when - when.now(when.tzinfo)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
         return None
-
-
-def mapped_body(call: Call) -> bytes:
-    """The request's view through the call's mapping: the JSON text of an object.
-
-    Raises:
-        TransformFailed: the mapping failed, or yields anything but an object.
-    """
-    assert call.mapping is not None  # noqa: S101  both HTTP kinds are always called with one
-    view = msgspec.json.encode(request_view(call.request)).decode()
-    mapped = call.mapping.evaluate(view, call.bindings)
-    if mapped is None or not mapped.startswith("{"):
-        raise TransformFailed(
-            f"pipeline {call.request.pipeline}, mapping to the upstream's request: "
-            "it must yield an object",
-            reason="result",
-        )
-    return mapped.encode()
+    return min(max(0.0, wait_s), _RETRY_AFTER_S_MAX)

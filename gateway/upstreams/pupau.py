@@ -21,7 +21,7 @@ from gateway.mediatype import extension
 from gateway.model import Event, Frames, LayerFinished, Media
 from gateway.sse import Decoder, Splitter, is_event_stream
 from gateway.upstreams.base import Call
-from gateway.upstreams.http import Body, HttpApi, mapped_body
+from gateway.upstreams.http import Body, HttpApi
 
 # What a quoted parameter of a form part's header may not hold as it is.
 _UNQUOTABLE: Final = re.compile(r'[\x00-\x1f\x7f"]')
@@ -112,65 +112,79 @@ class PupauUpstream:
         """Nothing is held: connections belong to the shared session."""
 
 
+#: Bytes have arrived, but no event.
+_ALIVE: Final = Frames(b"", 0)
+
+
 class _EventReader:
     """A stream's bytes as events, each parsed."""
 
     def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
         self._decoder = Decoder(upstream.event_bytes_max)
-        self._last = False
+        self._finished = False
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         # One by one: those before an event that cannot be read are still passed on.
+        silent = True
         for frame in self._decoder.feed(piece):
+            silent = False
             event = self._upstream.parse(frame.data)
-            self._last = isinstance(event, LayerFinished) and event.last
+            self._finished |= isinstance(event, LayerFinished) and event.last
             yield event
+        if silent:  # a comment, or a part of an event: the upstream is alive all the same
+            yield _ALIVE
 
     def end(self) -> list[Event]:
         if self._decoder.pending:
             raise self._upstream.cut("in mid-event")
-        if not self._last:
+        if not self._finished:
             raise self._upstream.cut("before its last layer had answered")
         return []
 
 
 class _FrameReader:
-    """A stream's bytes as whole frames, untouched; the last one is parsed, to know the end."""
+    """A stream's bytes as whole frames, untouched; one that may be the last is parsed at the end,
+    to know how the run ended."""
 
     def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
         self._splitter = Splitter(upstream.event_bytes_max)
+        self._candidate = b""
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
-        if data:
-            yield Frames(data, count)
+        # An escaped quote keeps a model's text from looking like this key.
+        if count and b'"last"' in data:
+            self._candidate = data
+        yield Frames(data, count) if data else _ALIVE
 
     def end(self) -> list[Event]:
         if self._splitter.pending:
             raise self._upstream.cut("in mid-event")
-        frames = Decoder(self._upstream.event_bytes_max).feed(self._splitter.last)
-        event = self._upstream.parse(frames[-1].data) if frames else None
-        if not (isinstance(event, LayerFinished) and event.last):
-            raise self._upstream.cut("before its last layer had answered")
-        return [event]
+        for frame in Decoder(len(self._candidate) + 1).feed(self._candidate):
+            event = self._upstream.parse(frame.data)
+            if isinstance(event, LayerFinished) and event.last:
+                return [event]
+        raise self._upstream.cut("before its last layer had answered")
 
 
 def _body(call: Call) -> Body:
     """JSON where there are no files, else a form with the files beside the fields."""
-    text = mapped_body(call)
     media = call.request.media
     if not media:
-        return Body("application/json", [text])
+        return Body("application/json", [msgspec.json.encode(call.body)])
     boundary = secrets.token_hex(16)
     segments: list[bytes | Media] = []
-    fields: dict[str, Any] = msgspec.json.decode(text)
-    for name, value in fields.items():
-        content = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        segments.append(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n'
-            f"{content}\r\n".encode()
+    for name, value in call.body.items():
+        text = bytes(value)
+        if text.startswith(b'"'):
+            text = msgspec.json.decode(text, type=str).encode()
+        segments += (
+            f"--{boundary}\r\nContent-Disposition: form-data; "
+            f'name="{_quoted(name)}"\r\n\r\n'.encode(),
+            text,
+            b"\r\n",
         )
     for item in media:
         filename = item.filename or item.id + extension(item.content_type)

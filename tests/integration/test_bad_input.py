@@ -166,6 +166,12 @@ def multipart(parts: list[bytes], boundary: str = "b") -> bytes:
 
 
 FIELD = b'Content-Disposition: form-data; name="request"\r\n\r\nhi'
+NAMELESS = b'Content-Disposition: form-data; name=""\r\n\r\nhi'
+ENCODED = (
+    b'Content-Disposition: form-data; name="file"; filename="a"\r\n'
+    b"Content-Transfer-Encoding: base64\r\n\r\naGk="
+)
+NOT_UTF8 = b'Content-Disposition: form-data; name="file"; filename="\xff.png"\r\n\r\nhi'
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhi'
 
 
@@ -179,7 +185,16 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhi
         ("multipart/form-data; boundary=b", b"--b\r\n" + FIELD, 400, ""),
         ("multipart/form-data; boundary=b", multipart([FILE] * 100_000)[:900_000], 413, "parts"),
         ("multipart/form-data; boundary=b", multipart([FILE] * 9), 413, "more than 8 parts"),
-        ("multipart/form-data; boundary=b", multipart([b"X: y\r\n\r\nhi"]), 400, "no name"),
+        ("multipart/form-data; boundary=b", multipart([b"X: y\r\n\r\nhi"]), 400, "well-formed"),
+        ("multipart/form-data; boundary=b", multipart([NAMELESS]), 400, "part 1 has no name"),
+        ("multipart/form-data; boundary=b", multipart([ENCODED]), 415, "Transfer-Encoding base64"),
+        ("multipart/form-data; boundary=b", multipart([NOT_UTF8]), 400, "well-formed"),
+        (
+            "multipart/form-data; boundary=b",
+            b"\r\n" * 499_000 + multipart([FIELD]),
+            200,
+            "",
+        ),
         ("multipart/form-data; boundary=b", multipart([FILE] * 5), 400, "5 files"),
         (
             "multipart/form-data; boundary=b",

@@ -89,6 +89,7 @@ async def test_a_pipeline_is_described(session: aiohttp.ClientSession) -> None:
             "name": "doc",
             "description": "Reads",
             "tag": "t",
+            "status": "READY",
             "version": 3,
         },
         "pipelineDefinition": {"nodes": [{"modelId": "m"}], "edges": []},

@@ -65,7 +65,7 @@ async def test_a_huge_page_is_drawn_smaller() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (document((72, 72), (72, 72), (72, 72)), "has 3 pages; at most 2"),
+        (document((72, 72), (72, 72), (72, 72)), "has 3 PDF pages; at most 2"),
         (b"%PDF-1.4 broken", "media-1: the PDF cannot be opened"),
         (document((72, 72))[:200], "media-1: the PDF cannot be opened"),
     ],
