@@ -11,24 +11,16 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deploy.tied import tied
+
 STOP_S: Final = 12.0
 LOG_TAIL_LINES: Final = 20
-
-# Asks the kernel to end this process when its starter dies, however that dies; then becomes the
-# program proper. A program of its own, because code between fork and exec is not safe.
-_TIED: Final = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
-    "os.getppid() == int(sys.argv[1]) or sys.exit('the starter is gone')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 class ChildFailedError(Exception):
@@ -96,7 +88,7 @@ def start_child(
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _TIED, str(os.getpid()), *command],
+            tied(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -4,7 +4,7 @@ Owns: where the wheel keeps its pieces, the environment they need, waiting until
 ready, and leaving nothing behind: no process, no shared memory.
 Does not know: which models it serves, nor the gateway.
 
-As a command: ``python deploy/triton/serve.py MODELS... [--http-port N] [--grpc-port N] …`` serves
+As a command: ``python -m deploy.triton.serve MODELS... [--http-port N] [--grpc-port N] …`` serves
 until Ctrl-C.
 """
 
@@ -27,19 +27,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.tied import tied
+
 HOST = "127.0.0.1"
 READY_S = 120.0
 STOP_S = 10.0
 LOG_TAIL_BYTES = 4000
-
-# Asks the kernel to end this process when its starter dies, then becomes the server. It is a
-# program of its own because code between fork and exec is not safe once gRPC's threads run.
-_BECOME = (
-    "import ctypes,os,signal,sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit('the starter is gone')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 class TritonNotStarted(RuntimeError):
@@ -162,7 +155,7 @@ def start_triton(
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _BECOME, str(os.getpid()), *command],
+            tied(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

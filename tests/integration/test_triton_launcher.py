@@ -120,11 +120,11 @@ def test_a_server_ends_when_its_starter_is_killed(one_model: Path, tmp_path: Pat
 def test_as_a_command_it_serves_until_it_is_interrupted(one_model: Path, tmp_path: Path) -> None:
     ports = free_ports(3)
     command = [
-        sys.executable, str(ROOT / "deploy" / "triton" / "serve.py"), str(one_model),
+        sys.executable, "-m", "deploy.triton.serve", str(one_model),
         "--http-port", str(ports[0]), "--grpc-port", str(ports[1]),
         "--metrics-port", str(ports[2]), "--work-dir", str(tmp_path / "work"),
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith(f"ready: grpc://127.0.0.1:{ports[1]}  http://127.0.0.1:{ports[0]}")
@@ -135,7 +135,7 @@ def test_as_a_command_it_serves_until_it_is_interrupted(one_model: Path, tmp_pat
 
 
 def test_as_a_command_it_fails_with_a_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "deploy" / "triton" / "serve.py"), str(tmp_path / "no")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "deploy.triton.serve", str(tmp_path / "no")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == f"there is no model repository at {tmp_path / 'no'}\n"
