@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 from aiohttp import web
@@ -19,7 +20,14 @@ from prometheus_client import CollectorRegistry
 
 from gateway import logs
 from gateway.compiled import CompiledPipeline, compile_config
-from gateway.config import Config, PipelineConfig, TritonUpstreamConfig, UpstreamConfig
+from gateway.config import (
+    Config,
+    Expression,
+    PipelineConfig,
+    TritonUpstreamConfig,
+    UpstreamConfig,
+    default_mapping,
+)
 from gateway.errors import ConfigError
 from gateway.fanout import Fanout
 from gateway.health import Health
@@ -41,6 +49,8 @@ SHUTDOWN_S: Final = 4.0
 #: How long an idle client connection is kept, and how long an unread body is drained, seconds.
 KEEPALIVE_S: Final = 75.0
 LINGER_S: Final = 5.0
+#: The longest expression of a configuration that the children take; files are bounded to less.
+_EXPRESSION_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 @asynccontextmanager
@@ -65,20 +75,10 @@ async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
             clock=loop.time,
         )
         stack.push_async_callback(health.close)
-        client = config.transforms.client
-        sandbox = Sandbox(
-            time_s=client.time_s,
-            memory_bytes_max=client.memory_bytes_max,
-            expression_bytes_max=client.expression_bytes_max,
-            output_bytes_max=client.output_bytes_max,
-            depth_max=config.transforms.depth_max,
-            sequence_max=config.transforms.sequence_max,
-            engine=config.transforms.engine,
-            processes=client.processes,
-            waiting_max=client.waiting_max,
-        )
-        await sandbox.start()
-        stack.push_async_callback(sandbox.close)
+        sandbox, large = _sandboxes(config)
+        for children in (sandbox, large):
+            await children.start()
+            stack.push_async_callback(children.close)
         services = Services(
             fanout=Fanout(metrics, health, loop.time),
             sandbox=sandbox,
@@ -86,7 +86,7 @@ async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
             clock=loop.time,
             pdf_pages_max=config.bounds.pdf_pages_max,
         )
-        routes = _routes(config, upstreams, metrics)
+        routes = _routes(config, upstreams, metrics, large)
         # Compiled expressions may only be let go of by the thread that made them: let go of here,
         # they are not left to a garbage collection that runs wherever it happens to.
         stack.callback(routes.clear)
@@ -146,46 +146,99 @@ def _upstream(
     return PupauUpstream(api, event_bytes_max=bounds.event_bytes_max)
 
 
-def _routes(config: Config, upstreams: dict[str, Upstream], metrics: Metrics) -> dict[str, Route]:
+def _routes(
+    config: Config, upstreams: dict[str, Upstream], metrics: Metrics, large: Sandbox
+) -> dict[str, Route]:
     compiled = compile_config(config)
+    clock = asyncio.get_running_loop().time
+
+    def measured(name: str, stage: str, transform: Transform, expression: Expression) -> Measured:
+        return Measured(
+            transform,
+            expression.text,
+            large=large,
+            large_over=config.transforms.large.over_bytes,
+            pipeline=name,
+            stage=stage,
+            metrics=metrics,
+            clock=clock,
+        )
+
     return {
-        name: _route(name, section, upstreams, compiled.pipelines[name], metrics)
+        name: Route(
+            name,
+            section,
+            upstreams[section.upstream],
+            _transforms(section, compiled.pipelines[name], partial(measured, name)),
+        )
         for name, section in config.pipelines.items()
     }
 
 
-def _route(
-    name: str,
+def _transforms(
     section: PipelineConfig,
-    upstreams: dict[str, Upstream],
-    compiled: CompiledPipeline,
-    metrics: Metrics,
-) -> Route:
-    """A pipeline whose every transform is measured under the name of its stage."""
-    clock = asyncio.get_running_loop().time
+    compiled: CompiledPipeline[Transform],
+    measured: Callable[[str, Transform, Expression], Measured],
+) -> CompiledPipeline[Measured]:
+    """A pipeline's transforms, each measured under the name of its stage."""
 
-    def measured(transform: Transform | None, stage: str) -> Any:
-        if transform is None:
+    def own(
+        stage: str, transform: Transform | None, expression: Expression | None
+    ) -> Measured | None:
+        if transform is None or expression is None:
             return None
-        return Measured(transform, pipeline=name, stage=stage, metrics=metrics, clock=clock)
+        return measured(stage, transform, expression)
 
-    transforms = CompiledPipeline(
-        request=measured(compiled.request, "request"),
-        event=measured(compiled.event, "event"),
-        observation=measured(compiled.observation, "observation"),
+    def mapping(stage: str) -> Measured:
+        expression = getattr(section.mappings, stage) or default_mapping(stage)
+        return measured(stage, getattr(compiled, stage), expression)
+
+    return CompiledPipeline(
+        request=own("request", compiled.request, section.transform.request),
+        event=own("event", compiled.event, section.transform.event),
+        observation=own("observation", compiled.observation, section.transform.observation),
         inputs={
-            tensor: measured(transform, "inputs") for tensor, transform in compiled.inputs.items()
+            tensor: measured("inputs", transform, section.inputs[tensor])
+            for tensor, transform in compiled.inputs.items()
         },
-        output=measured(compiled.output, "output"),
-        observation_to_json=measured(compiled.observation_to_json, "observation_to_json"),
-        observation_to_message=measured(compiled.observation_to_message, "observation_to_message"),
-        responses_to_observation=measured(
-            compiled.responses_to_observation, "responses_to_observation"
-        ),
-        request_to_cambrion=measured(compiled.request_to_cambrion, "request_to_cambrion"),
-        request_to_pupau=measured(compiled.request_to_pupau, "request_to_pupau"),
+        output=own("output", compiled.output, section.output),
+        observation_to_json=mapping("observation_to_json"),
+        observation_to_message=mapping("observation_to_message"),
+        responses_to_observation=mapping("responses_to_observation"),
+        request_to_cambrion=mapping("request_to_cambrion"),
+        request_to_pupau=mapping("request_to_pupau"),
     )
-    return Route(name, section, upstreams[section.upstream], transforms)
+
+
+def _sandboxes(config: Config) -> tuple[Sandbox, Sandbox]:
+    """The children for clients' expressions, and those for the configuration's own over large
+    inputs, which are trusted with more and give way to nobody."""
+    transforms = config.transforms
+    client, large = transforms.client, transforms.large
+    clients = Sandbox(
+        time_s=client.time_s,
+        memory_bytes_max=client.memory_bytes_max,
+        expression_bytes_max=client.expression_bytes_max,
+        output_bytes_max=client.output_bytes_max,
+        depth_max=transforms.depth_max,
+        sequence_max=transforms.sequence_max,
+        engine=transforms.engine,
+        processes=client.processes,
+        waiting_max=client.waiting_max,
+    )
+    own = Sandbox(
+        time_s=transforms.time_s,
+        memory_bytes_max=large.memory_bytes_max,
+        expression_bytes_max=_EXPRESSION_BYTES_MAX,
+        output_bytes_max=transforms.output_bytes_max,
+        depth_max=transforms.depth_max,
+        sequence_max=transforms.sequence_max,
+        engine=transforms.engine,
+        processes=large.processes,
+        waiting_max=large.waiting_max,
+        niceness=0,
+    )
+    return clients, own
 
 
 async def _listen(gateway: Gateway, config: Config, stack: AsyncExitStack) -> tuple[str, int]:

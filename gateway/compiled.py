@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from gateway.config import (
     Config,
@@ -23,34 +23,36 @@ from gateway.config import (
 from gateway.errors import ConfigError, TransformFailed
 from gateway.transform import Bounds, Transform, compile_expression
 
+T = TypeVar("T")
+
 #: What the extra ``triton`` installs, by the names it is imported under.
 _TRITON_MODULES: Final = ("tritonclient", "grpc", "google.protobuf", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledPipeline:
-    """The transforms of one pipeline; ``None`` where it has none of its own.
+class CompiledPipeline(Generic[T]):
+    """The transforms of one pipeline, of whatever kind; ``None`` where it has none of its own.
 
     The five mappings are never ``None``: the default stands where a pipeline does not replace it.
     """
 
-    request: Transform | None
-    event: Transform | None
-    observation: Transform | None
-    inputs: Mapping[str, Transform]
-    output: Transform | None
-    observation_to_json: Transform
-    observation_to_message: Transform
-    responses_to_observation: Transform
-    request_to_cambrion: Transform
-    request_to_pupau: Transform
+    request: T | None
+    event: T | None
+    observation: T | None
+    inputs: Mapping[str, T]
+    output: T | None
+    observation_to_json: T
+    observation_to_message: T
+    responses_to_observation: T
+    request_to_cambrion: T
+    request_to_pupau: T
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledConfig:
     """The transforms of every pipeline, by its name."""
 
-    pipelines: Mapping[str, CompiledPipeline]
+    pipelines: Mapping[str, CompiledPipeline[Transform]]
 
 
 def bounds_of(section: TransformsConfig) -> Bounds:
@@ -97,7 +99,7 @@ def compile_config(config: Config) -> CompiledConfig:
 
 def _pipeline(
     section: PipelineConfig, defaults: Mapping[str, Expression], compiled: Mapping[str, Transform]
-) -> CompiledPipeline:
+) -> CompiledPipeline[Transform]:
     def own(expression: Expression | None) -> Transform | None:
         return None if expression is None else compiled[expression.text]
 

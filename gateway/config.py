@@ -130,6 +130,29 @@ class ClientTransformsConfig(_Section):
     )
 
 
+class LargeTransformsConfig(_Section):
+    """The child processes that evaluate the configuration's expressions over large inputs."""
+
+    over_bytes: int = Field(
+        default=128 * 1024,
+        ge=1024,
+        le=GIB,
+        description="Inputs from this length on are evaluated in a process of their own.",
+    )
+    memory_bytes_max: int = Field(
+        default=GIB, ge=64 * MIB, le=64 * GIB, description="Address space of one child process."
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Child processes; each runs one at a time."
+    )
+    waiting_max: int = Field(
+        default=64,
+        ge=0,
+        le=10_000,
+        description="Evaluations that may wait for a process; more: 503.",
+    )
+
+
 class TransformsConfig(_Section):
     """The JSONata engine and the bounds of every evaluation."""
 
@@ -145,6 +168,10 @@ class TransformsConfig(_Section):
     )
     output_bytes_max: int = Field(
         default=16 * MIB, ge=1, le=GIB, description="Length of a result, as JSON."
+    )
+    large: LargeTransformsConfig = Field(
+        default=LargeTransformsConfig(),
+        description="Where the configuration's expressions run over large inputs.",
     )
     client: ClientTransformsConfig = Field(
         default=ClientTransformsConfig(),

@@ -11,24 +11,45 @@ from typing import Any
 
 from gateway.errors import TransformFailed
 from gateway.metrics import Metrics
+from gateway.sandbox import Sandbox
 from gateway.transform import Transform
 
 
 class Measured:
-    """``inner`` as one stage of one pipeline; itself a ``Transform``."""
+    """``inner`` as one stage of one pipeline; itself a ``Transform``.
 
-    __slots__ = ("_clock", "_duration", "_errors", "_inner", "_pipeline", "_stage")
+    ``expression`` is its text; ``large`` evaluates it over inputs of ``large_over`` characters and
+    more.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_duration",
+        "_errors",
+        "_expression",
+        "_inner",
+        "_large",
+        "_large_over",
+        "_pipeline",
+        "_stage",
+    )
 
     def __init__(
         self,
         inner: Transform,
+        expression: str,
         *,
+        large: Sandbox,
+        large_over: int,
         pipeline: str,
         stage: str,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._inner = inner
+        self._expression = expression
+        self._large = large
+        self._large_over = large_over
         self._pipeline = pipeline
         self._stage = stage
         self._duration = metrics.transform_duration.labels(pipeline, stage)
@@ -44,6 +65,24 @@ class Measured:
             raise self.failed(error) from error
         finally:
             self._duration.observe(self._clock() - began)
+
+    async def run(self, text: str, bindings: Mapping[str, Any]) -> str | None:
+        """As ``evaluate``, but over a large input in a process of its own: the loop goes on.
+
+        Raises:
+            TransformFailed: as ``evaluate`` does.
+            Overloaded: too many wait for such a process.
+        """
+        if len(text) < self._large_over:
+            return self.evaluate(text, bindings)
+        began = self._clock()
+        try:
+            result = await self._large.evaluate(self._expression, text.encode(), bindings)
+        except TransformFailed as error:
+            raise self.failed(error) from error
+        finally:
+            self._duration.observe(self._clock() - began)
+        return None if result is None else result.decode()
 
     def failed(self, error: TransformFailed) -> TransformFailed:
         """``error`` counted, and worded for whoever has to mend the expression."""

@@ -30,6 +30,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.fanout import Deadlines, Fanout, Waited
+from gateway.measured import Measured
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import (
     ActorResponse,
@@ -69,7 +70,7 @@ class Route:
     name: str
     config: PipelineConfig
     upstream: Upstream
-    transforms: CompiledPipeline
+    transforms: CompiledPipeline[Measured]
 
     @property
     def target(self) -> str:
@@ -153,8 +154,8 @@ class Run:
                         yield item
             failure = self._actor_failure()
             if failure is None and dialect is Dialect.CAMBRION:
-                execution_id, observation = self._observation()
-                yield ObservationReady(self._transformed(observation), execution_id)
+                execution_id, observation = await self._observation()
+                yield ObservationReady(await self._transformed(observation), execution_id)
         except GatewayError as error:
             if sent:
                 yield self.failed(error)
@@ -179,11 +180,11 @@ class Run:
             return result if failure is None else replace(result, outcome=failure.outcome)
         if failure is not None:
             raise failure
-        execution_id, observation = self._observation()
+        execution_id, observation = await self._observation()
         if self.mode is Mode.EXECUTE:
-            return Result(execution_id, observation=self._transformed(observation))
+            return Result(execution_id, observation=await self._transformed(observation))
         if self.mode is Mode.EXECUTE_JSON:
-            return Result(execution_id, view=self._json(observation))
+            return Result(execution_id, view=await self._json(observation))
         return Result(execution_id, view=await self._view(observation))
 
     async def _events(self, dialect: Dialect) -> AsyncGenerator[Event]:
@@ -210,7 +211,7 @@ class Run:
                 and upstream.layered
                 and route.transforms.event is None
             ),
-            body=self._body(),
+            body=await self._body(),
             inputs=route.transforms.inputs,
             output=route.transforms.output,
             bindings=self._bindings,
@@ -245,7 +246,8 @@ class Run:
         wants_message = self.request.stream or dialect is Dialect.PUPAU
         if wants_message and not self._text and self.ready is not None:
             yield self._started()
-            message = self._message(self._observation()[1])
+            _, observation = await self._observation()
+            message = await self._message(observation)
             self._text.append(message)
             yield Delta(route.name, message, LAYER_ID, finished=True, last_layer=True)
         self.responses = (ActorResponse(route.name, "".join(self._text)),)
@@ -266,7 +268,7 @@ class Run:
         transform = self.route.transforms.request
         if transform is not None:
             view = msgspec.json.encode(request_view(request)).decode()
-            changed = transform.evaluate(view, self._bindings)
+            changed = await transform.run(view, self._bindings)
             if changed is not None:
                 request = self._changed(request, changed)
         self.request = request
@@ -321,7 +323,7 @@ class Run:
             reason="result",
         )
 
-    def _body(self) -> dict[str, Raw]:
+    async def _body(self) -> dict[str, Raw]:
         """The request in the words of an upstream that speaks one of the dialects."""
         transforms, kind = self.route.transforms, self.route.upstream.kind
         if kind == "cambrion":
@@ -332,7 +334,7 @@ class Run:
             return {}
         view = msgspec.json.encode(request_view(self.request)).decode()
         try:
-            mapped = mapping.evaluate(view, self._bindings)
+            mapped = await mapping.run(view, self._bindings)
         except TransformFailed as error:
             if error.reason != "output":
                 raise
@@ -412,13 +414,13 @@ class Run:
                 )
         return None
 
-    def _observation(self) -> tuple[str, bytes]:
+    async def _observation(self) -> tuple[str, bytes]:
         """The run's execution ID and its observation, before the route's own transform."""
         if self._made is None:
-            self._made = self._make_observation()
+            self._made = await self._make_observation()
         return self._made
 
-    def _make_observation(self) -> tuple[str, bytes]:
+    async def _make_observation(self) -> tuple[str, bytes]:
         ready = self.ready
         if ready is not None and self.route.upstream.executes:
             return ready.execution_id or str(uuid.uuid4()), ready.observation
@@ -427,7 +429,7 @@ class Run:
             observation = ready.observation
         else:
             given = {"executionId": execution_id, "responses": responses_value(self.responses)}
-            mapped = self.route.transforms.responses_to_observation.evaluate(
+            mapped = await self.route.transforms.responses_to_observation.run(
                 msgspec.json.encode(given).decode(), self._bindings
             )
             if mapped is None or not mapped.startswith("{"):
@@ -447,25 +449,25 @@ class Run:
             ) from error
         return execution_id, observation
 
-    def _transformed(self, observation: bytes) -> bytes:
+    async def _transformed(self, observation: bytes) -> bytes:
         """The observation, or what the route's ``observation`` transform makes of it."""
         transform = self.route.transforms.observation
         if transform is None:
             return observation
-        result = transform.evaluate(observation.decode(), self._bindings)
+        result = await transform.run(observation.decode(), self._bindings)
         return b"null" if result is None else result.encode()
 
-    def _json(self, observation: bytes) -> bytes:
+    async def _json(self, observation: bytes) -> bytes:
         mapping = self.route.transforms.observation_to_json
-        result = mapping.evaluate(observation.decode(), self._bindings)
+        result = await mapping.run(observation.decode(), self._bindings)
         return b"{}" if result is None else result.encode()
 
-    def _message(self, observation: bytes) -> str:
+    async def _message(self, observation: bytes) -> str:
         """The text that stands for an observation where an actor's message is wanted."""
         if self.route.transforms.observation is not None:
-            return _text_of(self._transformed(observation))
-        given = {"observation": Raw(observation), "json": Raw(self._json(observation))}
-        result = self.route.transforms.observation_to_message.evaluate(
+            return _text_of(await self._transformed(observation))
+        given = {"observation": Raw(observation), "json": Raw(await self._json(observation))}
+        result = await self.route.transforms.observation_to_message.run(
             msgspec.json.encode(given).decode(), self._bindings
         )
         return "" if result is None else _text_of(result.encode())

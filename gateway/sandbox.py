@@ -83,6 +83,7 @@ class Sandbox:
         processes: how many children, and so how many evaluations at a time.
         waiting_max: how many callers may wait for a child.
         waiting_s: seconds that each of them may.
+        niceness: by how much the children give way to other processes on a busy machine.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Sandbox:
         processes: int,
         waiting_max: int,
         waiting_s: float = 5.0,
+        niceness: int = 10,
     ) -> None:
         self._bounds = Bounds(
             time_s=time_s,
@@ -109,6 +111,7 @@ class Sandbox:
         self._memory_bytes_max = memory_bytes_max
         self._expression_bytes_max = expression_bytes_max
         self._processes = processes
+        self._niceness = niceness
         self._waiting_max = waiting_max
         self._waiting_s = waiting_s
         self._children: set[_Child] = set()
@@ -306,7 +309,9 @@ class Sandbox:
 
     async def _spawn(self) -> _Child | None:
         """Start a child; ``None`` where it did not become ready."""
-        settings = Settings(self._engine, self._bounds, self._memory_bytes_max, os.getpid())
+        settings = Settings(
+            self._engine, self._bounds, self._memory_bytes_max, os.getpid(), self._niceness
+        )
         try:
             _, child = await asyncio.get_running_loop().subprocess_exec(
                 lambda: _Child(self._bounds.output_bytes_max),

@@ -36,7 +36,6 @@ VALUE: Final = b"V"
 NOTHING: Final = b"N"
 FAILED: Final = b"F"
 
-_NICENESS: Final = 10
 _FILES_MAX: Final = 16
 _SET_PARENT_DEATH_SIGNAL: Final = 1
 
@@ -49,6 +48,7 @@ class Settings:
     bounds: Bounds
     memory_bytes_max: int
     parent_pid: int
+    niceness: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def main(settings_json: str) -> None:
     """Serve questions until the pipe ends. Takes the file descriptors 0, 1 and 2 for itself."""
     settings = msgspec.json.decode(settings_json, type=Settings)
     _follow_parent(settings.parent_pid)
-    os.nice(_NICENESS)
+    os.nice(settings.niceness)
     _warm_up(settings)
     questions, answers = _take_pipes()
     _limit(settings.memory_bytes_max)

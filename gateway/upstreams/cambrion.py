@@ -6,8 +6,9 @@ Does not know: who asked, or in which dialect.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -22,6 +23,8 @@ class _Answer(msgspec.Struct, rename="camel"):
     execution_id: str | None = None
 
 
+# From this size on an answer is read in a thread: it takes milliseconds.
+_LARGE_BYTES: Final = 1024 * 1024
 _answer_decoder = msgspec.json.Decoder(_Answer)
 
 
@@ -48,7 +51,10 @@ class CambrionUpstream:
             headers=dict(request.headers),
         ) as response:
             text = await self._api.read(response)
-        yield self._read(text)
+        if len(text) < _LARGE_BYTES:
+            yield self._read(text)
+        else:
+            yield await asyncio.to_thread(self._read, text)
 
     def _read(self, text: bytes) -> ObservationReady:
         try:
