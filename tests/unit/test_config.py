@@ -99,6 +99,7 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
           depth_max: 10
           sequence_max: 1_000
           output_bytes_max: 5
+          large: {{over_bytes: 2048, memory_bytes_max: 67108864, processes: 3, waiting_max: 4}}
           client: {{time_s: 2, memory_bytes_max: 67108864, expression_bytes_max: 6,
                     output_bytes_max: 7, processes: 8, waiting_max: 0}}
         keys:
@@ -128,6 +129,9 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
     assert list(dumped["bounds"].values()) == [1, 2, 3, 4, 1024, 2048]
     assert dumped["transforms"] == {
         "engine": "jsonata-python", "time_s": 0.5, "depth_max": 10, "sequence_max": 1000,
+        "large": {
+            "over_bytes": 2048, "memory_bytes_max": 67108864, "processes": 3, "waiting_max": 4,
+        },
         "output_bytes_max": 5,
         "client": {"time_s": 2.0, "memory_bytes_max": 67108864, "expression_bytes_max": 6,
                    "output_bytes_max": 7, "processes": 8, "waiting_max": 0},
