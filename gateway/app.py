@@ -35,8 +35,9 @@ from gateway.keys import Keyring
 from gateway.measured import Measured
 from gateway.metrics import Metrics
 from gateway.pipeline import Route, Services
+from gateway.protocol import HttpServer
 from gateway.sandbox import Sandbox
-from gateway.server import Gateway, HttpServer
+from gateway.server import Gateway
 from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.cambrion import CambrionUpstream

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
-from gateway import pdf
+from gateway import changes, pdf
 from gateway.compiled import CompiledPipeline
 from gateway.config import PipelineConfig
 from gateway.dialects.events import event_json, parse_event, responses_value
@@ -40,7 +40,6 @@ from gateway.model import (
     Frames,
     LayerFinished,
     LayerStarted,
-    Media,
     ObservationReady,
     RawEvent,
     Request,
@@ -87,28 +86,6 @@ class Services:
     metrics: Metrics
     clock: Callable[[], float]
     pdf_pages_max: int
-
-
-class _ChangedMedia(msgspec.Struct):
-    id: str
-
-
-class _Changes(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What a ``request`` transform may yield: the view's fields, any of them left out."""
-
-    pipeline: str | UnsetType = UNSET
-    execution_id: str | UnsetType | None = UNSET
-    text: str | UnsetType | None = UNSET
-    context: str | UnsetType | None = UNSET
-    tag: str | UnsetType | None = UNSET
-    # JSONata makes no difference between one item and a list of one.
-    media: list[_ChangedMedia | str] | _ChangedMedia | str | UnsetType | None = UNSET
-    observation: Raw | UnsetType = UNSET
-    runtime_parameters: dict[str, Any] | UnsetType | None = UNSET
-    meta_data: dict[str, Any] | UnsetType | None = UNSET
-
-
-_changes_decoder = msgspec.json.Decoder(_Changes)
 
 
 @dataclass(slots=True)
@@ -270,51 +247,11 @@ class Run:
             view = msgspec.json.encode(request_view(request)).decode()
             changed = await transform.run(view, self._bindings)
             if changed is not None:
-                request = self._changed(request, changed)
+                try:
+                    request = changes.apply(request, changed)
+                except ValueError as error:
+                    raise self._bad_result("request", str(error)) from error
         self.request = request
-
-    def _changed(self, request: Request, text: str) -> Request:
-        try:
-            changes = _changes_decoder.decode(text)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise self._bad_result("request", str(error)) from error
-        updates: dict[str, Any] = {}
-        for name in ("pipeline", "execution_id"):
-            if getattr(changes, name) not in (UNSET, getattr(request, name)):
-                raise self._bad_result("request", f"{name} cannot be changed")
-        for name in ("text", "context", "tag"):
-            value = getattr(changes, name)
-            if value is not UNSET:
-                updates[name] = value
-        if changes.runtime_parameters is not UNSET:
-            updates["parameters"] = changes.runtime_parameters or {}
-        if changes.meta_data is not UNSET:
-            updates["meta"] = changes.meta_data or {}
-        if not isinstance(changes.observation, UnsetType):
-            observation = bytes(changes.observation)
-            updates["observation"] = None if observation == b"null" else observation
-        if not isinstance(changes.media, UnsetType):
-            updates["media"] = self._chosen(request.media, changes.media)
-        return replace(request, **updates)
-
-    def _chosen(
-        self,
-        media: tuple[Media, ...],
-        listed: list[_ChangedMedia | str] | _ChangedMedia | str | None,
-    ) -> tuple[Media, ...]:
-        if listed is None:
-            return ()
-        items = listed if isinstance(listed, list) else [listed]
-        by_id = {item.id: item for item in media}
-        chosen = []
-        for item in items:
-            name = item if isinstance(item, str) else item.id
-            if name not in by_id:
-                raise self._bad_result(
-                    "request", f'it lists a media "{name[:80]}" that is not there'
-                )
-            chosen.append(by_id[name])
-        return tuple(chosen)
 
     def _bad_result(self, stage: str, what: str) -> TransformFailed:
         self.services.metrics.transform_errors.labels(self.route.name, stage, "result").inc()

@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestHandler
 from prometheus_client.exposition import choose_encoder
 
 from gateway import logs
@@ -489,30 +488,3 @@ async def _parse(
     if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES:
         return await asyncio.to_thread(parse, origin, body)
     return parse(origin, body)
-
-
-class _Protocol(RequestHandler):
-    """aiohttp's connection, but for the answer to what is not HTTP: no dialect is known yet then,
-    so the error has the fields of both."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """See aiohttp. Only malformed requests get here: ``Gateway.handle`` raises nothing."""
-        error = RequestRejected("the request is not well-formed HTTP/1.1", status=status)
-        body = {"code": error.code, "name": error.name, "message": error.message}
-        response = web.Response(status=status, body=msgspec.json.encode(body), content_type=_JSON)
-        response.force_close()
-        return response
-
-
-class HttpServer(web.Server):
-    """aiohttp's server with this project's error form. Bodies are inflated here, not by it."""
-
-    def __call__(self) -> RequestHandler:
-        """The protocol of one new connection."""
-        return cast("RequestHandler", _Protocol(self, loop=self._loop, **self._kwargs))

@@ -1,0 +1,90 @@
+"""What the result of a ``request`` transform does to the request.
+
+Owns: the fields that such a result may have, and how each replaces the request's.
+Does not know: where the result came from, or what becomes of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from gateway.model import Media, Request
+
+
+class _Chosen(msgspec.Struct):
+    id: str
+
+
+class _Changes(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The view's fields, any of them left out."""
+
+    pipeline: str | UnsetType = UNSET
+    execution_id: str | UnsetType | None = UNSET
+    text: str | UnsetType | None = UNSET
+    context: str | UnsetType | None = UNSET
+    tag: str | UnsetType | None = UNSET
+    # JSONata makes no difference between one item and a list of one.
+    media: list[_Chosen | str] | _Chosen | str | UnsetType | None = UNSET
+    observation: Raw | UnsetType = UNSET
+    runtime_parameters: dict[str, Any] | UnsetType | None = UNSET
+    meta_data: dict[str, Any] | UnsetType | None = UNSET
+
+
+_decoder = msgspec.json.Decoder(_Changes)
+
+
+def apply(request: Request, result: str) -> Request:
+    """``request`` with the fields that ``result`` has in place of its own.
+
+    ``result`` is the JSON text of an object with fields of the request's view (``request_view``).
+    One that is null is taken away. Media are chosen by listing them, as objects with their ``id``
+    or as IDs; their order is that of the list. ``pipeline`` and ``executionId`` may be there, as
+    they are when a whole view comes back, but may not differ.
+
+    Raises:
+        ValueError: ``result`` is no such object, or lists a media that the request does not have.
+    """
+    try:
+        changes = _decoder.decode(result)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    for name in ("pipeline", "execution_id"):
+        if getattr(changes, name) not in (UNSET, getattr(request, name)):
+            raise ValueError(f"{name} cannot be changed")
+    updates = {
+        name: getattr(changes, name)
+        for name in ("text", "context", "tag")
+        if getattr(changes, name) is not UNSET
+    }
+    if changes.runtime_parameters is not UNSET:
+        updates["parameters"] = changes.runtime_parameters or {}
+    if changes.meta_data is not UNSET:
+        updates["meta"] = changes.meta_data or {}
+    if not isinstance(changes.observation, UnsetType):
+        updates["observation"] = _observation(bytes(changes.observation))
+    if not isinstance(changes.media, UnsetType):
+        listed = changes.media or []
+        updates["media"] = _chosen(request.media, listed if isinstance(listed, list) else [listed])
+    return replace(request, **updates)
+
+
+def _observation(text: bytes) -> bytes | None:
+    if text == b"null":
+        return None
+    if not text.startswith(b"{"):
+        raise ValueError("observation must be an object")
+    return text
+
+
+def _chosen(media: Sequence[Media], listed: Sequence[_Chosen | str]) -> tuple[Media, ...]:
+    by_id = {item.id: item for item in media}
+    names = [item if isinstance(item, str) else item.id for item in listed]
+    for name in names:
+        if name not in by_id:
+            raise ValueError(f'it lists a media "{name[:80]}" that is not there')
+    return tuple(by_id[name] for name in names)
