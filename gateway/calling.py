@@ -119,6 +119,8 @@ async def _post(
             response = await stack.enter_async_context(posting)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise UpstreamFailed(f"{base} is not a URL that can be called") from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise UpstreamFailed(f"the host name in {base} does not resolve") from error
         except aiohttp.ClientConnectorError as error:
             number = error.os_error.errno
             why = os.strerror(number) if number else str(error.os_error)

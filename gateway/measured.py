@@ -18,8 +18,8 @@ from gateway.transform import Transform
 class Measured:
     """``inner`` as one stage of one pipeline; itself a ``Transform``.
 
-    ``expression`` is its text; ``large`` evaluates it over inputs of ``large_over`` characters and
-    more.
+    ``expression`` is its text; ``large`` evaluates it over inputs of ``large_over`` bytes of
+    UTF-8 and more.
     """
 
     __slots__ = (
@@ -73,7 +73,9 @@ class Measured:
             TransformFailed: as ``evaluate`` does.
             Overloaded: too many wait for such a process.
         """
-        if len(text) < self._large_over:
+        if len(text) < self._large_over and (
+            text.isascii() or len(text.encode()) < self._large_over
+        ):
             return self.evaluate(text, bindings)
         began = self._clock()
         try:

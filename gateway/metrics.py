@@ -8,6 +8,7 @@ Does not know: what is measured, or when.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -54,90 +55,68 @@ class Metrics:
         # A series beside each of the others that only says when it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
-        route = ("pipeline", "dialect", "mode")
-        self.requests = Counter(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        side = ("pipeline", "dialect")
+        route = (*side, "mode")
+        upstream = ("upstream", "kind")
+        stage = ("pipeline", "stage")
+
+        self.requests = counter(
             "gateway_requests_total",
             "Requests that have ended, by how they ended.",
             (*route, "outcome"),
-            registry=registry,
         )
-        self.request_duration = Histogram(
+        self.request_duration = histogram(
             "gateway_request_duration_seconds",
             "Time from the request's head to the end of its answer.",
             route,
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.first_event = Histogram(
+        self.first_event = histogram(
             "gateway_first_event_seconds",
             "Time from the request's head to the first event written to the client; streams only.",
             route,
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.overhead = Histogram(
+        self.overhead = histogram(
             "gateway_overhead_seconds",
             "Time in the gateway less time waiting for upstreams and for the client.",
             route,
             buckets=_OVERHEAD_SECONDS,
-            registry=registry,
         )
-        self.stream_events = Counter(
-            "gateway_stream_events_total",
-            "Events written to clients.",
-            ("pipeline", "dialect"),
-            registry=registry,
+        self.stream_events = counter(
+            "gateway_stream_events_total", "Events written to clients.", side
         )
-        self.streams_open = Gauge(
-            "gateway_streams_open",
-            "Streams to clients that are open now.",
-            ("pipeline", "dialect"),
-            registry=registry,
+        self.streams_open = gauge(
+            "gateway_streams_open", "Streams to clients that are open now.", side
         )
-        self.request_bytes = Histogram(
-            "gateway_request_bytes",
-            "Size of request bodies, inflated.",
-            ("pipeline", "dialect"),
-            buckets=_BYTES,
-            registry=registry,
+        self.request_bytes = histogram(
+            "gateway_request_bytes", "Size of request bodies, inflated.", side, buckets=_BYTES
         )
-        self.response_bytes = Histogram(
-            "gateway_response_bytes",
-            "Size of answers' bodies.",
-            ("pipeline", "dialect"),
-            buckets=_BYTES,
-            registry=registry,
+        self.response_bytes = histogram(
+            "gateway_response_bytes", "Size of answers' bodies.", side, buckets=_BYTES
         )
-        self.upstream_requests = Counter(
+        self.upstream_requests = counter(
             "gateway_upstream_requests_total",
-            "Calls to upstreams that have ended, by how they ended.",
-            ("upstream", "kind", "outcome"),
-            registry=registry,
+            "Calls to upstreams that have ended, by how they ended; client_gone: given up.",
+            (*upstream, "outcome"),
         )
-        self.upstream_duration = Histogram(
+        self.upstream_duration = histogram(
             "gateway_upstream_duration_seconds",
             "Time from the call to an upstream to the end of its answer.",
-            ("upstream", "kind"),
-            buckets=_SECONDS,
-            registry=registry,
+            upstream,
         )
-        self.upstream_first_event = Histogram(
+        self.upstream_first_event = histogram(
             "gateway_upstream_first_event_seconds",
             "Time from the call to an upstream to its first event.",
-            ("upstream", "kind"),
-            buckets=_SECONDS,
-            registry=registry,
+            upstream,
         )
-        self.transform_duration = Histogram(
+        self.transform_duration = histogram(
             "gateway_transform_duration_seconds",
-            "Time of one evaluation of a JSONata expression.",
-            ("pipeline", "stage"),
+            "Time of one evaluation of a JSONata expression, the wait for a process included.",
+            stage,
             buckets=_OVERHEAD_SECONDS,
-            registry=registry,
         )
-        self.transform_errors = Counter(
-            "gateway_transform_errors_total",
-            "Evaluations that failed.",
-            ("pipeline", "stage", "reason"),
-            registry=registry,
+        self.transform_errors = counter(
+            "gateway_transform_errors_total", "Evaluations that failed.", (*stage, "reason")
         )

@@ -147,7 +147,7 @@ class Run:
         if self.mode is Mode.EXECUTE_TRANSFORM and not self.request.transform:
             raise RequestRejected("transform: missing; this call needs a JSONata expression")
         if self.mode is Mode.EXECUTE_TRANSFORM:
-            await self._check_syntax(self.request.transform or "")
+            await self.services.sandbox.check_syntax(self.request.transform or "")
         async with aclosing(self._events(dialect)) as events:
             async for _ in events:
                 pass
@@ -408,20 +408,6 @@ class Run:
             msgspec.json.encode(given).decode(), self._bindings
         )
         return "" if result is None else _text_of(result.encode())
-
-    async def _check_syntax(self, expression: str) -> None:
-        """Refuse an expression that does not parse before anything is run for it.
-
-        As the body of a function it is parsed and not evaluated; only where that fails is it
-        evaluated by itself, to say where in it the fault lies.
-        """
-        sandbox = self.services.sandbox
-        try:
-            await sandbox.evaluate(f"($unused := function(){{({expression}\n)}}; null)", b"null")
-        except TransformFailed as error:
-            if error.reason != "syntax":
-                raise
-            await sandbox.evaluate(expression, b"null", self._bindings)
 
     async def _view(self, observation: bytes) -> bytes | None:
         """The caller's own expression over the observation, in the sandbox."""

@@ -160,7 +160,34 @@ class Sandbox:
             RequestRejected: the expression is longer than ``expression_bytes_max`` (413).
             Overloaded: too many are waiting, or no child came free in time.
         """
+        return await self._evaluate(expression, self._encode(expression), text, bindings)
+
+    async def check_syntax(self, expression: str) -> None:
+        """Refuse an ``expression`` that does not parse, without evaluating it.
+
+        As the body of a function that nobody calls it is parsed and no more. Only where that fails
+        is it evaluated as it stands, which says where in it the fault lies.
+
+        Raises:
+            As ``evaluate`` does; TransformFailed only with the reason ``syntax``, or with that of a
+                bound that the parser itself went over.
+        """
         source = self._encode(expression)
+        try:
+            uncalled = b"($unused := function(){(%b\n)}; null)" % source
+            await self._evaluate(expression, uncalled, b"null", None)
+        except TransformFailed as error:
+            if error.reason != "syntax":
+                raise
+            try:
+                await self._evaluate(expression, source, b"null", None)
+            except TransformFailed as located:
+                if located.reason == "syntax":
+                    raise
+
+    async def _evaluate(
+        self, expression: str, source: bytes, text: bytes, bindings: Mapping[str, Any] | None
+    ) -> bytes | None:
         variables = b"" if bindings is None else msgspec.json.encode(bindings)
         while True:
             child = await self._take()

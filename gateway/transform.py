@@ -2,14 +2,14 @@
 
 Both engines take JSON text and give JSON text, so that no caller ever holds the parsed value, and
 both answer every failure with ``TransformFailed``. Nothing here waits, so a call holds the event
-loop for as long as it runs: that is for expressions that the operator wrote. Neither engine bounds
-the memory of a single function call (``$pad``, ``$split``, doubling a string); expressions that
-clients send go through ``sandbox``.
+loop for as long as it runs: that is for expressions that the operator wrote, over small inputs.
+Neither engine bounds the memory of a single function call (``$pad``, ``$split``, doubling a
+string); expressions that clients send, and large inputs, go through ``sandbox``.
 
 What the default engine, jsonatapy, does with values that JSON or its own numbers cannot hold:
 a division by zero and a function *inside* a result come out as ``null`` and ``""`` and cannot be
 told from the real thing (a function that is the whole result is told, and refused); integers
-beyond 64 bits become the nearest double; input that nests deeper than 1,024 levels is refused.
+beyond 2^53 become the nearest double; input that nests deeper than 1,024 levels is refused.
 
 Owns: the engines, their bounds, and what their errors mean.
 Does not know: whose an expression is, where it was written, or what it is for.
@@ -184,6 +184,7 @@ class _Jsonatapy:
         if "\\" in text:
             # The engine turns a lone surrogate into U+0000 without a word.
             _check_escapes(text)
+        began = monotonic()
         try:
             result = self._run(text, bindings)
         except Exception as error:
@@ -202,13 +203,23 @@ class _Jsonatapy:
         if len(result) > self._chars_safe:
             _check_output(result, self._bounds)
         if result == '""':
-            self._check_function(text, bindings)
+            self._check_function(text, bindings, began + self._bounds.time_s - monotonic())
         return result
 
-    def _check_function(self, text: str, bindings: dict[str, Any] | None) -> None:
-        """A function is written as an empty string; as a Python value the two differ."""
-        data = jsonatapy.JsonataData.from_json(text)
-        if self._expression.evaluate_with_data(data, bindings) is None:
+    def _check_function(self, text: str, bindings: dict[str, Any] | None, left_s: float) -> None:
+        """A function is written as an empty string; as a Python value the two differ.
+
+        What fails when it is evaluated once more (there may be no time left, or it may depend on
+        the clock) is taken for the string that it was.
+        """
+        try:
+            data = jsonatapy.JsonataData.from_json(text)
+            again = self._expression.evaluate_with_data(
+                data, bindings, timeout=max(1, int(left_s * 1000))
+            )
+        except ValueError:
+            return
+        if again is None:
             raise _not_json("a function")
 
 

@@ -77,8 +77,10 @@ def _read_secret(value: Any, info: ValidationInfo) -> Any:
     """A secret's text; ``{file: path}`` is read, a line break at its end taken off."""
     if isinstance(value, dict) and isinstance(info.context, Source):
         name = _file_name(value, "text")
-        what = f"file {info.context.folder / as_written(name)}"
         path = info.context.folder / name
+        written = as_written(name)
+        # Where a variable stands for a part of it, nobody knows here what may be shown.
+        what = f"file {path if written == name else quoted(written)}"
         text = yamltext.read_text(path, bytes_max=SECRET_BYTES_MAX, what=what)
         value = text.removesuffix("\n")
     if isinstance(value, str):

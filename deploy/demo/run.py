@@ -98,7 +98,7 @@ def _started(screen: Screen, ports: Ports, folder: Path) -> Iterator[Running]:
     """Start everything, and end it when the context is left, however that happens."""
     for notice in ports.notices:
         screen.say(notice)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_files(folder)
     with ExitStack() as stack:
         try:
@@ -177,6 +177,13 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
             (
                 "Any document of yours (PNG, JPEG):",
                 stage.curl("/pipelines/invoice/queries?sse=true", "-N", "-F file=@PATH"),
+            ),
+            (
+                "The invoice and its second page, as a PDF:",
+                stage.curl(
+                    "/v1/pipelines/invoice/executeSync/json",
+                    f"-d @{stage.folder}/invoice-pdf.json",
+                ),
             ),
             ("What can be called:", stage.curl("/v1/pipelines")),
             ("The ensemble behind it:", stage.curl("/v1/pipelines/invoice/definition")),

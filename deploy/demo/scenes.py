@@ -118,7 +118,11 @@ def write_files(folder: Path) -> None:
     scan = invoices.scan_png()
     (folder / "invoice.png").write_bytes(scan)
     (folder / "invoice-photo.jpg").write_bytes(invoices.photo_jpeg())
-    (folder / "invoice.pdf").write_bytes(invoices.pdf())
+    document = invoices.pdf()
+    (folder / "invoice.pdf").write_bytes(document)
+    (folder / "invoice-pdf.json").write_bytes(
+        msgspec.json.encode({"media": [_base64(document)], "tryImageConversion": True})
+    )
     (folder / "invoice.json").write_bytes(msgspec.json.encode({"media": [_base64(scan)]}))
     (folder / "invoice-transform.json").write_bytes(
         msgspec.json.encode({"media": [_base64(scan)], "transform": TRANSFORM})

@@ -188,7 +188,7 @@ async def test_call_says_how_to_start_a_gateway_that_is_not_there() -> None:
     [
         ("nonsense", "nonsense is not a URL that can be called"),
         ("ftp://127.0.0.1", "ftp://127.0.0.1 is not a URL that can be called"),
-        ("http://nosuch.invalid", "nobody answers at http://nosuch.invalid"),
+        ("http://nosuch.invalid", "the host name in http://nosuch.invalid does not resolve"),
     ],
 )
 async def test_call_names_a_url_that_cannot_be_called(url: str, words: str) -> None:

@@ -412,3 +412,18 @@ def test_an_expressions_own_error_may_hold_line_breaks(text: str, message: str) 
     with pytest.raises(TransformFailed) as caught:
         compiled.evaluate("{}")
     assert caught.value.message.removeprefix("D3137:").strip() == message
+
+
+def test_an_empty_string_that_is_not_yielded_twice_stays_one() -> None:
+    """A function is told from "" by a second evaluation, which may go otherwise."""
+    compiled = compile_expression(
+        '$millis() % 2 = 0 ? "" : $error("odd")', bounds=Bounds(), engine="jsonatapy"
+    )
+
+    def outcome() -> str | None:
+        try:
+            return compiled.evaluate("{}")
+        except TransformFailed as error:
+            return error.reason
+
+    assert {outcome() for _ in range(3000)} == {'""', "evaluation"}
