@@ -9,14 +9,22 @@ Does not know: either wire format (``triton_grpc``, ``triton_http``), how values
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from gateway.errors import Code, ConfigError, RequestRejected, TransformFailed, UpstreamFailed
+from gateway.errors import (
+    Code,
+    ConfigError,
+    RequestRejected,
+    TransformFailed,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from gateway.model import Event
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton_inputs import build_inputs
@@ -30,6 +38,12 @@ from gateway.upstreams.triton_wire import (
     WireTensor,
     failure,
 )
+
+#: Seconds for which what Triton said of a model is not doubted. A call that fails may do so because
+#: the model was loaded anew, or because its caller sent nonsense, and the latter must not make work
+#: for Triton: however many calls fail, a model is asked about once in this time. So calls of a
+#: model whose tensors have changed can go on failing for that long.
+_DESCRIBED_LATELY_S: Final = 5.0
 
 _DEFAULT_PORTS: Final = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 
@@ -47,6 +61,7 @@ class TritonUpstream:
         request_bytes_max: the most tensor data that is sent in a request, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
         control_s: seconds to wait for anything but an inference: a model's description, the probe.
+        clock: seconds, from any start, that never go back.
 
     Raises:
         ConfigError: the URL cannot be used, or what gRPC needs is not installed.
@@ -67,8 +82,10 @@ class TritonUpstream:
         request_bytes_max: int = 1024 * 1024 * 1024,
         connect_s: float = 5.0,
         control_s: float = 10.0,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name
+        self._clock = clock
         self._answer_bytes_max = answer_bytes_max
         self._event_bytes_max = event_bytes_max
         self._request_bytes_max = request_bytes_max
@@ -84,6 +101,7 @@ class TritonUpstream:
         # Bounded by the configuration: only models that it names, and their steps, get here.
         self._models: dict[str, Model] = {}
         self._asking: dict[str, asyncio.Lock] = {}
+        self._asked_at: dict[str, float] = {}
 
     async def stream(self, call: Call) -> AsyncGenerator[Event]:
         """See ``Upstream.stream``.
@@ -106,7 +124,7 @@ class TritonUpstream:
             except (Refused, RequestRejected, TransformFailed) as error:
                 changed = None
                 if not begun and not last_try and _may_be_stale(error):
-                    changed = await self._changed(model, request_id)
+                    changed = await self._changed(call.pipeline, model, request_id)
                 if changed is None:
                     if isinstance(error, Refused):
                         raise failure(error, self.name, call.pipeline) from error
@@ -125,6 +143,7 @@ class TritonUpstream:
             known = self._models.get(model)
             if known is None:
                 known = self._models[model] = await self._ask(model, request_id)
+                self._asked_at[model] = self._clock()
             return known
 
     async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
@@ -208,12 +227,22 @@ class TritonUpstream:
                 code=Code.UPSTREAM_INVALID,
             ) from error
 
-    async def _changed(self, model: Model, request_id: str) -> Model | None:
-        """The model as it is now, if it differs from ``model``, which was used."""
-        if self._models.get(model.name) == model:
-            del self._models[model.name]
-        now = await self.describe(model.name, request_id)
-        return None if now == model else now
+    async def _changed(self, name: str, used: Model, request_id: str) -> Model | None:
+        """The model ``name`` as it is now, if it differs from ``used``.
+
+        Asks Triton only if nobody has for ``_DESCRIBED_LATELY_S``; who comes while somebody asks
+        waits for that answer. Calls that begin meanwhile go on with what was known.
+        """
+        async with self._asking[name]:
+            lately = self._clock() - self._asked_at[name] < _DESCRIBED_LATELY_S
+            if self._models[name] == used and not lately:
+                # Where that fails, the caller is told what led here: it may well be the caller's
+                # own fault, and where it is Triton's, it says so too.
+                with suppress(UpstreamFailed, UpstreamTimeout):
+                    self._models[name] = await self._ask(name, request_id)
+                self._asked_at[name] = self._clock()
+            now = self._models[name]
+        return None if now == used else now
 
 
 def _may_be_stale(error: Refused | RequestRejected | TransformFailed) -> bool:

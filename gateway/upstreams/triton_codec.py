@@ -7,13 +7,16 @@ Does not know: where a value comes from, or how tensors travel.
 Elements are little-endian and in row-major order; an element of a BYTES tensor is its length in
 four bytes, then itself. As JSON a BYTES element is a string, or ``{"base64": "…"}`` where it is not
 UTF-8; a number that JSON has no sign for is ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, as in the
-JSON form of protocol buffers. So nothing is lost in either direction.
+JSON form of protocol buffers. An INT64 or UINT64 may come as a string of its decimal digits too,
+``"-5"``: JSONata has doubles only, which are not exact beyond 2^53. It goes back as a number. So
+nothing is lost in either direction.
 """
 
 from __future__ import annotations
 
 import binascii
 import math
+import re
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
@@ -32,6 +35,8 @@ _INTEGERS: Final[dict[str, tuple[str, int, int]]] = {
     "INT32": ("i", -(2**31), 2**31 - 1),
     "INT64": ("q", -(2**63), 2**63 - 1),
 }
+#: What a string must be to stand for an integer; no integer of 64 bits has more digits.
+_DIGITS: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _FLOATS: Final[dict[str, str]] = {"FP16": "e", "FP32": "f", "FP64": "d", "BF16": "f"}
 _NAMED_FLOATS: Final[dict[str, float]] = {
     "NaN": math.nan,
@@ -66,8 +71,9 @@ def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encod
         datatype: one of ``DATATYPES``.
         dims: the shape the model declares; -1 takes any size.
         value: a JSON value: nested lists, or a single element. ``bytes`` may stand for BYTES
-            elements. Dimensions that the value lacks count 1, the leading ones first: a single
-            element fits ``[-1]``, ``[1]`` and ``[-1, 1]``.
+            elements, and a string of decimal digits for INT64 and UINT64 ones. Dimensions that the
+            value lacks count 1, the leading ones first: a single element fits ``[-1]``, ``[1]`` and
+            ``[-1, 1]``.
 
     Raises:
         TensorError: naming the tensor, the element's position and what is expected there.
@@ -260,14 +266,32 @@ def _pack_booleans(elements: _Elements) -> bytes:
 
 def _pack_integers(elements: _Elements) -> bytes:
     letter, low, high = _INTEGERS[elements.datatype]
+    wide = elements.datatype in ("INT64", "UINT64")
+    expected = f"a whole number from {low} to {high}"
+    if wide:
+        expected += ", or its decimal digits as text"
     numbers: list[int] = []
     for index, value in enumerate(elements.flat):
-        # JSONata has one kind of number: a whole one may come written 3.0.
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if not whole or isinstance(value, bool) or not low <= value <= high:
-            raise elements.misfit(index, f"a whole number from {low} to {high}")
-        numbers.append(int(value))
+        number = _whole(value, digits=wide)
+        if number is None or not low <= number <= high:
+            raise elements.misfit(index, expected)
+        numbers.append(number)
     return struct.pack(f"<{len(numbers)}{letter}", *numbers)
+
+
+def _whole(value: Any, *, digits: bool) -> int | None:
+    """The integer that ``value`` is, ``None`` where it is none. ``digits``: a string may be one."""
+    match value:
+        case bool():
+            return None
+        case int():
+            return value
+        # JSONata has one kind of number: a whole one may come written 3.0.
+        case float() if value.is_integer():
+            return int(value)
+        case str() if digits and _DIGITS.fullmatch(value):
+            return int(value)
+    return None
 
 
 def _pack_floats(elements: _Elements) -> bytes:

@@ -51,6 +51,8 @@ _STATUSES: Final = {
     grpc.StatusCode.UNAUTHENTICATED: Status.UNAUTHORIZED,
     grpc.StatusCode.PERMISSION_DENIED: Status.UNAUTHORIZED,
 }
+#: What gRPC says of a call that took longer than the time it was given here.
+_OUT_OF_TIME: Final = "Deadline Exceeded"
 _METADATA_KEY: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
 _METADATA_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
@@ -98,7 +100,14 @@ class GrpcTransport:
     async def _control(self, method: Any, request: Message, request_id: str) -> Any:
         await self._connect(self._connect_s)
         metadata = _metadata(request_id, {})
-        return await self._answer(method(request, metadata=metadata, timeout=self._control_s))
+        try:
+            return await self._answer(method(request, metadata=metadata, timeout=self._control_s))
+        except Refused as refused:
+            if refused.said != _OUT_OF_TIME:
+                raise
+            raise Refused(
+                Status.DEADLINE, f"sent nothing within {self._control_s:g} s"
+            ) from refused
 
     async def infer(self, inference: Inference) -> list[WireTensor]:
         """See ``Transport.infer``."""
@@ -170,8 +179,6 @@ class GrpcTransport:
             return Refused(Status.BUSY, details)
         if code is grpc.StatusCode.UNAVAILABLE:
             return _unavailable(details)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Refused(Status.DEADLINE, f"sent nothing within {self._control_s:g} s")
         if code is grpc.StatusCode.CANCELLED:
             return Refused(Status.BROKEN, "broke off")
         return Refused(_STATUSES.get(code, Status.INTERNAL), details)

@@ -27,6 +27,7 @@ from gateway.sse import Decoder, is_event_stream
 from gateway.upstreams.triton_codec import TensorError, decode, encode
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
 
+#: The most that is read of anything but a model's outputs, bytes.
 _CONTROL_BYTES_MAX: Final = 4 * 1024 * 1024
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _PIECE_BYTES: Final = 256 * 1024
@@ -102,7 +103,7 @@ class HttpTransport:
                 asyncio.timeout(self._control_s),
                 self._request("GET", path, request_id, self._connect_s) as response,
             ):
-                return response.status, await self._read(response, _CONTROL_BYTES_MAX)
+                return response.status, await _read_control(response)
         except TimeoutError as error:
             raise Refused(Status.DEADLINE, f"sent nothing within {self._control_s:g} s") from error
 
@@ -129,7 +130,11 @@ class HttpTransport:
             [header, *(tensor.data for tensor in inference.inputs)],
             {"content-type": "application/octet-stream", _HEADER_LENGTH: str(len(header))},
         ) as response:
-            body = await self._read(response, self._answer_bytes_max)
+            body = await _read(
+                response,
+                self._answer_bytes_max,
+                f"answer_bytes_max ({self._answer_bytes_max} bytes)",
+            )
             if response.status != 200:
                 raise _refused(response.status, body)
             return _read_tensors(body, response.headers.get(_HEADER_LENGTH))
@@ -142,7 +147,7 @@ class HttpTransport:
             if not is_event_stream(response.headers.get("Content-Type", "")):
                 if response.status == 200:
                     raise Refused(Status.UNREADABLE, "its answer is no event stream")
-                raise _refused(response.status, await self._read(response, _CONTROL_BYTES_MAX))
+                raise _refused(response.status, await _read_control(response))
             decoder = Decoder(self._event_bytes_max)
             try:
                 async for piece in response.content.iter_any():
@@ -206,18 +211,24 @@ class HttpTransport:
         except aiohttp.ClientError as error:
             raise _broken(error, connect_s) from error
 
-    async def _read(self, response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-        pieces: list[bytes] = []
-        length = 0
-        async for piece in response.content.iter_any():
-            length += len(piece)
-            if length > bytes_max:
-                raise Refused(
-                    Status.TOO_LARGE,
-                    f"its answer is longer than answer_bytes_max ({bytes_max} bytes)",
-                )
-            pieces.append(piece)
-        return b"".join(pieces)
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int, bound: str) -> bytes:
+    """The body. Raises Refused if it is longer than ``bytes_max``, which the error calls
+    ``bound``."""
+    pieces: list[bytes] = []
+    length = 0
+    async for piece in response.content.iter_any():
+        length += len(piece)
+        if length > bytes_max:
+            raise Refused(Status.TOO_LARGE, f"its answer is longer than {bound}")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _read_control(response: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer that holds no outputs."""
+    bound = f"{_CONTROL_BYTES_MAX} bytes, though it holds no outputs"
+    return await _read(response, _CONTROL_BYTES_MAX, bound)
 
 
 async def _send(segments: Sequence[bytes]) -> AsyncIterator[memoryview]:

@@ -16,7 +16,7 @@ import pytest
 from gateway.errors import Code, RequestRejected, TransformFailed, UpstreamFailed
 from gateway.model import Delta, Event, ObservationReady
 from gateway.upstreams.triton import TritonUpstream
-from tests.support.triton_calls import call, fails, message, run, texts, upstream_at
+from tests.support.triton_calls import Clock, call, fails, message, run, texts, upstream_at
 from tests.triton_server import Triton
 
 PNG = bytes(range(256)) * 8
@@ -34,10 +34,17 @@ async def http(triton: Triton) -> AsyncIterator[TritonUpstream]:
         yield upstream
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(params=["grpc", "http"])
-async def upstream(request: pytest.FixtureRequest, triton: Triton) -> AsyncIterator[TritonUpstream]:
+async def upstream(
+    request: pytest.FixtureRequest, triton: Triton, clock: Clock
+) -> AsyncIterator[TritonUpstream]:
     url = triton.grpc_url if request.param == "grpc" else triton.http_url
-    async with upstream_at(url) as made:
+    async with upstream_at(url, clock=clock) as made:
         yield made
 
 
@@ -368,9 +375,10 @@ async def repository(triton: Triton, model: str, action: str, config: Any = None
 
 
 async def test_a_model_that_was_loaded_anew_is_asked_about_again(
-    upstream: TritonUpstream, triton: Triton
+    upstream: TritonUpstream, triton: Triton, clock: Clock
 ) -> None:
     assert await run(upstream, call("echo", text="before")) == [message("before")]
+    clock.now += 5
     tensor = {"data_type": "TYPE_STRING", "dims": [-1]}
     batching = {
         "backend": "python",
@@ -385,14 +393,16 @@ async def test_a_model_that_was_loaded_anew_is_asked_about_again(
         assert (await upstream.describe("echo")).max_batch_size == 8
     finally:
         await repository(triton, "echo", "load")
+    clock.now += 5
     assert await run(upstream, call("echo", text="again")) == [message("again")]
 
 
 async def test_a_model_that_was_unloaded_is_missed_and_found_when_it_is_back(
-    upstream: TritonUpstream, triton: Triton
+    upstream: TritonUpstream, triton: Triton, clock: Clock
 ) -> None:
     assert await run(upstream, call("batched", text="x")) == [message("X")]
     await repository(triton, "batched", "unload")
+    clock.now += 5
     try:
         for _ in range(200):
             error = await fails(upstream, call("batched", text="x"))

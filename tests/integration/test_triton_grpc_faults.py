@@ -146,6 +146,7 @@ REFUSALS = [
     (grpc.StatusCode.INTERNAL, "", Code.UPSTREAM_FAILED, 502),
     (grpc.StatusCode.CANCELLED, "", Code.UPSTREAM_FAILED, 502),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "", Code.UPSTREAM_TIMEOUT, 504),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "waited too long", Code.UPSTREAM_TIMEOUT, 504),
 ]
 
 
@@ -159,6 +160,7 @@ async def test_each_refusal_over_grpc_has_its_meaning(
     assert error.message.startswith("upstream gpu, model m: ")
     assert said.removeprefix("[request id: r] ") in error.message
     assert "request id" not in error.message
+    assert "within" not in error.message, "nothing was waited for in vain here"
 
 
 async def test_a_refusal_that_ends_a_stream_is_no_end() -> None:
@@ -257,6 +259,7 @@ async def test_a_refused_connection_fails_at_once(scheme: str, free_port: int) -
 async def test_a_name_that_does_not_resolve_is_said_to_be_one(scheme: str) -> None:
     async with upstream_at(f"{scheme}://nowhere.invalid:1") as upstream:
         error = await fails(upstream, call("m", text="x"))
+    assert (error.code, error.status) == (Code.UPSTREAM_UNREACHABLE, 502)
     assert error.message == "upstream gpu: its host name does not resolve"
 
 

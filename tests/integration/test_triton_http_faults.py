@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Code, UpstreamFailed
+from gateway.errors import Code, GatewayError, UpstreamFailed
 from gateway.upstreams.triton import TritonUpstream
 from tests.support.remote import Peer, Remote, Seen, remote
+from tests.support.running import client, gateway
 from tests.support.triton_calls import call, fails, message, run, texts, upstream_at
 
 METADATA = {
@@ -182,6 +183,49 @@ async def test_a_description_that_is_no_json_is_the_upstreams_fault() -> None:
         error = await fails(upstream, call(MODEL, text="x"))
     assert error.code is Code.UPSTREAM_INVALID
     assert "its answer is not JSON" in error.message
+
+
+@pytest.mark.parametrize("what", ["description", "refusal", "readiness"])
+async def test_an_endless_answer_without_outputs_is_cut_at_its_own_bound(what: str) -> None:
+    long = b" " * (4 * 1024 * 1024 + 1)
+
+    async def serve(seen: Seen, peer: Peer) -> None:
+        if seen.path.endswith("/generate_stream"):
+            await peer.answer(long, "500 Broken")
+        elif what != "refusal":
+            await peer.answer(long)
+        else:
+            described = {} if seen.path.endswith("/config") else METADATA
+            await peer.answer(json.dumps({**described, **DECOUPLED}).encode())
+
+    async with remote(serve) as server, upstream_at(server.url, answer_bytes_max=100) as upstream:
+        if what == "readiness":
+            with pytest.raises(UpstreamFailed) as caught:
+                await upstream.probe()
+            error: GatewayError = caught.value
+        else:
+            error = await fails(upstream, call(MODEL, text="x"))
+    assert error.code is Code.UPSTREAM_INVALID
+    assert error.message.endswith(
+        ": its answer is longer than 4194304 bytes, though it holds no outputs"
+    )
+
+
+async def test_a_host_name_that_does_not_resolve_is_told_to_the_client() -> None:
+    config = """
+    upstreams:
+      triton: {kind: triton, url: "http://nowhere.invalid:8000", required: false}
+    pipelines:
+      echo: {upstream: triton}
+    """
+    async with (
+        gateway(config) as base,
+        client(base) as session,
+        session.post("/v1/pipelines/echo/executeSync", json={"text": "x"}) as response,
+    ):
+        answer = await response.json()
+    assert response.status == 502
+    assert answer["message"] == "upstream triton: its host name does not resolve"
 
 
 async def test_a_connection_that_breaks_is_named() -> None:

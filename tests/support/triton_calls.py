@@ -41,6 +41,17 @@ def call(
     )
 
 
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
 @contextlib.asynccontextmanager
 async def upstream_at(url: str, **options: Any) -> AsyncIterator[TritonUpstream]:
     bounds = {"answer_bytes_max": 8 * 1024 * 1024, "event_bytes_max": 1024 * 1024, **options}

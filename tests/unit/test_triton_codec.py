@@ -110,6 +110,17 @@ def test_what_was_encoded_decodes_to_the_same_value(datatype: str, data: st.Data
     assert decode("T", datatype, encoded.shape, encoded.data) == value
 
 
+@pytest.mark.parametrize("datatype", ["INT64", "UINT64"])
+@given(data=st.data())
+def test_an_integer_of_64_bits_is_the_same_written_as_digits(
+    datatype: str, data: st.DataObject
+) -> None:
+    number = data.draw(integers(datatype))
+    encoded = encode("T", datatype, [1], [str(number)])
+    assert encoded == encode("T", datatype, [1], [number])
+    assert decode("T", datatype, [1], encoded.data) == [number]
+
+
 @given(st.binary())
 def test_an_element_that_is_not_text_survives_as_base64(element: bytes) -> None:
     encoded = encode("T", "BYTES", [1], [element])
@@ -168,6 +179,9 @@ def test_missing_dimensions_count_one(
         ("INT32", 3.0, struct.pack("<i", 3)),
         ("INT64", [-(2**63)], struct.pack("<q", -(2**63))),
         ("UINT64", [2**64 - 1], struct.pack("<Q", 2**64 - 1)),
+        ("UINT64", ["18446744073709551615", "0"], struct.pack("<2Q", 2**64 - 1, 0)),
+        ("INT64", ["-9223372036854775808", "-5"], struct.pack("<2q", -(2**63), -5)),
+        ("INT64", ["9007199254740993", 7], struct.pack("<2q", 2**53 + 1, 7)),
         ("FP32", [1], struct.pack("<f", 1.0)),
         ("BYTES", [b"\xff"], b"\x01\0\0\0\xff"),
         ("BYTES", "é", b"\x02\0\0\0\xc3\xa9"),
@@ -188,6 +202,26 @@ MISFITS = [
     ("INT32", ["1"], "T[0]: expected INT32"),
     ("INT32", [None], "got null"),
     ("INT64", 10**60, "got a number of 61 digits"),
+    (
+        "INT64",
+        [0, "9223372036854775808"],
+        "T[1]: expected INT64 (a whole number from -9223372036854775808 to 9223372036854775807, "
+        "or its decimal digits as text), got text",
+    ),
+    ("INT64", ["-9223372036854775809"], "T[0]: expected INT64"),
+    ("UINT64", ["18446744073709551616"], "to 18446744073709551615, or its decimal digits as text)"),
+    ("UINT64", ["-1"], "T[0]: expected UINT64"),
+    ("UINT64", ["9" * 5000], "T[0]: expected UINT64"),
+    ("INT64", [""], "T[0]: expected INT64"),
+    ("INT64", [" 5"], "T[0]: expected INT64"),
+    ("INT64", ["5\n"], "T[0]: expected INT64"),
+    ("INT64", ["+5"], "T[0]: expected INT64"),
+    ("INT64", ["1_000"], "T[0]: expected INT64"),
+    ("INT64", ["1e3"], "T[0]: expected INT64"),
+    ("INT64", ["٣"], "T[0]: expected INT64"),
+    ("INT64", [math.inf], "T[0]: expected INT64"),
+    ("INT64", [2.0**63], "T[0]: expected INT64"),
+    ("UINT32", ["5"], "T[0]: expected UINT32 (a whole number from 0 to 4294967295), got text"),
     ("INT16", [1, [2]], "T[1]: expected INT16"),
     ("BOOL", [1], "T[0]: expected BOOL (true or false), got 1"),
     ("FP32", ["one"], "T[0]: expected FP32 (a number), got text"),
