@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway import changes, pdf
+from gateway import pdf
 from gateway.compiled import CompiledPipeline
 from gateway.config import PipelineConfig
 from gateway.dialects.events import event_json, parse_event, responses_value
@@ -47,9 +47,9 @@ from gateway.model import (
     request_view,
 )
 from gateway.observation import append, with_execution_id
+from gateway.results import apply_changes, event_items
 from gateway.sandbox import Sandbox
 from gateway.sse import Decoder
-from gateway.transform import result_items
 from gateway.upstreams.base import Call, Upstream
 
 #: executeSync ends after this many seconds where its route sets no ``total_s``.
@@ -248,7 +248,7 @@ class Run:
             changed = await transform.run(view, self._bindings)
             if changed is not None:
                 try:
-                    request = changes.apply(request, changed)
+                    request = apply_changes(request, changed)
                 except ValueError as error:
                     raise self._bad_result("request", str(error)) from error
         self.request = request
@@ -309,9 +309,9 @@ class Run:
         if result is None:
             return
         try:
-            items = result_items(result)
-        except TransformFailed as error:
-            raise self._bad_result("event", error.message) from error
+            items = event_items(result)
+        except ValueError as error:
+            raise self._bad_result("event", str(error)) from error
         for item in items:
             yield RawEvent(item)
 

@@ -163,14 +163,10 @@ class Sandbox:
         return await self._evaluate(expression, self._encode(expression), text, bindings)
 
     async def check_syntax(self, expression: str) -> None:
-        """Refuse an ``expression`` that does not parse, without evaluating it.
+        """Refuse an ``expression`` that does not parse. Raises as ``evaluate`` does.
 
         As the body of a function that nobody calls it is parsed and no more. Only where that fails
         is it evaluated as it stands, which says where in it the fault lies.
-
-        Raises:
-            As ``evaluate`` does; TransformFailed only with the reason ``syntax``, or with that of a
-                bound that the parser itself went over.
         """
         source = self._encode(expression)
         try:

@@ -120,44 +120,6 @@ def exceeded(reason: str, bounds: Bounds) -> TransformFailed:
     return TransformFailed(sentences[reason], reason=reason)
 
 
-def result_items(text: str) -> list[bytes]:
-    """What an ``event`` transform's result stands for: the JSON bytes of each event to send.
-
-    An object is one event, a list its items, ``null`` and empty lists none.
-
-    Raises:
-        TransformFailed: with ``reason="result"``, for any other value in either place.
-    """
-    text = text.strip()
-    if text.startswith("{"):
-        return [text.encode()]
-    if text == "null":
-        return []
-    if not text.startswith("["):
-        _refuse_result(text)
-    items = []
-    for raw in _ITEMS.decode(text):
-        item = bytes(raw)
-        if item.startswith(b"{"):
-            items.append(item)
-        elif item != b"[]":
-            _refuse_result(item.decode(), "a list with ")
-    return items
-
-
-_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_KINDS: Final = {'"': "a string", "[": "a list", "t": "true", "f": "false", "n": "null"}
-
-
-def _refuse_result(text: str, where: str = "") -> NoReturn:
-    kind = _KINDS.get(text[:1], "a number")
-    raise TransformFailed(
-        "an event transform must yield an object, a list of objects or nothing;"
-        f" it yielded {where}{kind}",
-        reason="result",
-    )
-
-
 class _Jsonatapy:
     """The default engine, in Rust."""
 

@@ -144,6 +144,7 @@ async def test_closing_while_a_child_is_being_replaced_leaves_none_behind(turns:
         await until(lambda: pid not in child_pids(os.getpid()))
         for _ in range(turns):
             await asyncio.sleep(0)
+    assert not child_pids(os.getpid())
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])

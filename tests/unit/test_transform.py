@@ -20,7 +20,6 @@ from gateway.transform import (
     Bounds,
     Engine,
     compile_expression,
-    result_items,
 )
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -343,45 +342,6 @@ def test_asking_for_the_place_of_a_syntax_error_leaves_the_recursion_limit_alone
     before = sys.getrecursionlimit()
     failure("(a")
     assert sys.getrecursionlimit() == before
-
-
-@pytest.mark.parametrize(
-    ("text", "items"),
-    [
-        ('{"a":1}', [b'{"a":1}']),
-        ("[]", []),
-        ("[[]]", []),
-        ("null", []),
-        ('[{"a":1},{"b":[1.0, "x"]}]', [b'{"a":1}', b'{"b":[1.0, "x"]}']),
-        (' [ {"a":1} , {} ] ', [b'{"a":1}', b"{}"]),
-        ('{"a":"ö"}', ['{"a":"ö"}'.encode()]),
-    ],
-)
-def test_a_result_is_split_into_events_untouched(text: str, items: list[bytes]) -> None:
-    assert result_items(text) == items
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("1", "a number"),
-        ("-1.5", "a number"),
-        ('"x"', "a string"),
-        ("true", "true"),
-        ("false", "false"),
-        ("[1]", "a list with a number"),
-        ("[null]", "a list with null"),
-        ('[{}, "x"]', "a list with a string"),
-        ("[[{}]]", "a list with a list"),
-    ],
-)
-def test_a_result_that_is_no_event_is_refused(text: str, what: str) -> None:
-    with pytest.raises(TransformFailed) as caught:
-        result_items(text)
-    assert caught.value.reason == "result"
-    assert caught.value.message == (
-        f"an event transform must yield an object, a list of objects or nothing; it yielded {what}"
-    )
 
 
 JSON_VALUES = st.recursive(

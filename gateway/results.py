@@ -1,14 +1,15 @@
-"""What the result of a ``request`` transform does to the request.
+"""What the results of a route's transforms mean.
 
-Owns: the fields that such a result may have, and how each replaces the request's.
-Does not know: where the result came from, or what becomes of the request.
+Owns: the fields that the result of a ``request`` transform may have, and how each replaces the
+request's; the events that the result of an ``event`` transform stands for.
+Does not know: where a result came from, or what becomes of what is made of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -38,7 +39,7 @@ class _Changes(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_Changes)
 
 
-def apply(request: Request, result: str) -> Request:
+def apply_changes(request: Request, result: str) -> Request:
     """``request`` with the fields that ``result`` has in place of its own.
 
     ``result`` is the JSON text of an object with fields of the request's view (``request_view``).
@@ -88,3 +89,37 @@ def _chosen(media: Sequence[Media], listed: Sequence[_Chosen | str]) -> tuple[Me
         if name not in by_id:
             raise ValueError(f'it lists a media "{name[:80]}" that is not there')
     return tuple(by_id[name] for name in names)
+
+
+_items_decoder = msgspec.json.Decoder(list[Raw])
+_KINDS: Final = {'"': "a string", "[": "a list", "t": "true", "f": "false", "n": "null"}
+
+
+def event_items(result: str) -> list[bytes]:
+    """The JSON text of each event to send; ``result`` is what an ``event`` transform yielded.
+
+    An object is one event, a list its items, null and empty lists none.
+
+    Raises:
+        ValueError: for any other value in either place.
+    """
+    result = result.strip()
+    if result.startswith("{"):
+        return [result.encode()]
+    if result == "null":
+        return []
+    if not result.startswith("["):
+        raise _no_event(result)
+    items = []
+    for raw in _items_decoder.decode(result):
+        item = bytes(raw)
+        if item.startswith(b"{"):
+            items.append(item)
+        elif item != b"[]":
+            raise _no_event(item.decode(), "a list with ")
+    return items
+
+
+def _no_event(value: str, where: str = "") -> ValueError:
+    kind = _KINDS.get(value[:1], "a number")
+    return ValueError(f"it must be an object, a list of objects or nothing, and is {where}{kind}")

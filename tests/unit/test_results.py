@@ -1,4 +1,4 @@
-"""What the result of a ``request`` transform does to the request."""
+"""What the results of a route's transforms mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import changes
 from gateway.model import Media, Request, request_view
+from gateway.results import apply_changes, event_items
 
 MEDIA = tuple(Media(f"media-{n}", bytes(n), "image/png") for n in (1, 2, 3))
 REQUEST = Request(
@@ -26,11 +26,11 @@ REQUEST = Request(
 
 
 def applied(**fields: Any) -> Request:
-    return changes.apply(REQUEST, json.dumps(fields))
+    return apply_changes(REQUEST, json.dumps(fields))
 
 
 def test_a_whole_view_that_comes_back_changes_nothing() -> None:
-    assert changes.apply(REQUEST, msgspec.json.encode(request_view(REQUEST)).decode()) == REQUEST
+    assert apply_changes(REQUEST, msgspec.json.encode(request_view(REQUEST)).decode()) == REQUEST
     assert applied() == REQUEST
 
 
@@ -94,5 +94,41 @@ def test_media_are_chosen_by_listing_them(listed: Any, chosen: list[int]) -> Non
 )
 def test_a_result_that_does_not_fit_says_why(result: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        changes.apply(REQUEST, result)
+        apply_changes(REQUEST, result)
     assert message.lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ('{"a":1}', [b'{"a":1}']),
+        ("[]", []),
+        ("[[]]", []),
+        ("null", []),
+        ('[{"a":1},{"b":[1.0, "x"]}]', [b'{"a":1}', b'{"b":[1.0, "x"]}']),
+        (' [ {"a":1} , {} ] ', [b'{"a":1}', b"{}"]),
+        ('{"a":"ö"}', ['{"a":"ö"}'.encode()]),
+    ],
+)
+def test_a_result_is_split_into_events_untouched(text: str, items: list[bytes]) -> None:
+    assert event_items(text) == items
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("1", "a number"),
+        ("-1.5", "a number"),
+        ('"x"', "a string"),
+        ("true", "true"),
+        ("false", "false"),
+        ("[1]", "a list with a number"),
+        ("[null]", "a list with null"),
+        ('[{}, "x"]', "a list with a string"),
+        ("[[{}]]", "a list with a list"),
+    ],
+)
+def test_a_result_that_is_no_event_is_refused(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match="an object, a list of objects or nothing") as caught:
+        event_items(text)
+    assert str(caught.value).endswith(f"and is {what}")
