@@ -267,7 +267,7 @@ class Gateway:
                     count = event.count if isinstance(event, Frames) else 1
                     exchange.events += count
                     events_total.inc(count)
-                    if exchange.first_event_s is None:
+                    if count and exchange.first_event_s is None:
                         exchange.first_event_s = self._clock() - exchange.began
         except GatewayError as error:
             if response is None:

@@ -220,6 +220,10 @@ async def test_comments_keep_a_stream_alive_but_are_no_first_event(pipeline: str
         async with session.post(path, json={"request": "x"}, headers=headers) as response:
             text = await response.text()
             assert "first_event_s" in text
+        async with session.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+    labels = f'dialect="pupau",mode="query_stream",pipeline="{pipeline}"'
+    assert f"gateway_first_event_seconds_count{{{labels}}} 1.0" in lines
 
 
 async def test_an_error_closes_the_layer_that_was_running() -> None:
