@@ -28,7 +28,7 @@ from gateway.fanout import Waited
 from gateway.health import Health
 from gateway.keys import Caller, Keyring
 from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
-from gateway.model import Event, Frames, Request
+from gateway.model import Event, Failed, Frames, Request
 from gateway.pipeline import Route, Run, Services
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
 
@@ -267,7 +267,8 @@ class Gateway:
                     count = event.count if isinstance(event, Frames) else 1
                     exchange.events += count
                     events_total.inc(count)
-                    if count and exchange.first_event_s is None:
+                    counts = count and not isinstance(event, Failed)
+                    if counts and exchange.first_event_s is None:
                         exchange.first_event_s = self._clock() - exchange.began
         except GatewayError as error:
             if response is None:
