@@ -162,7 +162,9 @@ class _FrameReader:
     def end(self) -> list[Event]:
         if self._splitter.pending:
             raise self._upstream.cut("in mid-event")
-        for frame in Decoder(len(self._candidate) + 1).feed(self._candidate):
+        for frame in reversed(Decoder(len(self._candidate) + 1).feed(self._candidate)):
+            if b'"last"' not in frame.data:
+                continue
             event = self._upstream.parse(frame.data)
             if isinstance(event, LayerFinished) and event.last:
                 return [event]
