@@ -24,6 +24,8 @@ import msgspec
 from aiohttp import web
 from PIL import Image, UnidentifiedImageError
 
+from deploy.demo.refusals import RefusedError, json_response, refusals
+
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 TRANSFORM_MS: Final = 1000
 _SIGNATURES: Final = (
@@ -47,16 +49,6 @@ _VALUE_FIELDS: Final = {
 Json = dict[str, Any]
 
 
-class _RefusedError(Exception):
-    """The request cannot be served; rendered as ``{code, message}``."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
 class CambrionSimulator:
     """The API under ``/v1``, with two pipelines: ``receipt`` and ``echo``.
 
@@ -74,7 +66,8 @@ class CambrionSimulator:
     def application(self) -> web.Application:
         """The aiohttp application to serve."""
         application = web.Application(
-            client_max_size=BODY_BYTES_MAX, middlewares=[_render_refusals, self._check_key]
+            client_max_size=BODY_BYTES_MAX,
+            middlewares=[refusals("code", "http_error"), self._check_key],
         )
         base = "/v1/pipelines"
         application.add_routes(
@@ -94,36 +87,38 @@ class CambrionSimulator:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if request.headers.get("X-API-Key") != self._api_key:
-            raise _RefusedError(401, "unauthorized", "The X-API-Key header is missing or wrong.")
+            raise RefusedError(401, "unauthorized", "The X-API-Key header is missing or wrong.")
         return await handler(request)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return _json([_pipeline(name) for name in self._runs])
+        return json_response([_pipeline(name) for name in self._runs])
 
     async def _describe(self, request: web.Request) -> web.Response:
         name = self._pipeline_name(request)
-        return _json({"pipeline": _pipeline(name), "pipelineDefinition": _definition(name)})
+        return json_response({"pipeline": _pipeline(name), "pipelineDefinition": _definition(name)})
 
     async def _definition(self, request: web.Request) -> web.Response:
-        return _json(_definition(self._pipeline_name(request)))
+        return json_response(_definition(self._pipeline_name(request)))
 
     async def _execute(self, request: web.Request) -> web.Response:
         _, observation = await self._run(request)
-        return _json({"executionId": observation["executionId"], "observation": observation})
+        return json_response(
+            {"executionId": observation["executionId"], "observation": observation}
+        )
 
     async def _execute_json(self, request: web.Request) -> web.Response:
         _, observation = await self._run(request)
-        return _json(_as_json(observation))
+        return json_response(_as_json(observation))
 
     async def _execute_transform(self, request: web.Request) -> web.Response:
         body, observation = await self._run(request)
         expression = body.get("transform")
         if not isinstance(expression, str):
-            raise _RefusedError(400, "bad_request", "'transform' must be a JSONata expression.")
+            raise RefusedError(400, "bad_request", "'transform' must be a JSONata expression.")
         try:
             result = jsonatapy.evaluate(expression, observation, timeout=TRANSFORM_MS)
         except ValueError as cause:
-            raise _RefusedError(400, "bad_transform", f"The transform failed: {cause}") from cause
+            raise RefusedError(400, "bad_transform", f"The transform failed: {cause}") from cause
         kind = "application/json" if "json" in request.headers.get("Accept", "") else "text/plain"
         return web.Response(body=msgspec.json.encode(result), content_type=kind)
 
@@ -134,13 +129,13 @@ class CambrionSimulator:
         try:
             body = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            raise _RefusedError(400, "bad_request", f"The body is not JSON: {cause}") from cause
+            raise RefusedError(400, "bad_request", f"The body is not JSON: {cause}") from cause
         if not isinstance(body, dict):
-            raise _RefusedError(400, "bad_request", "The body must be a JSON object.")
+            raise RefusedError(400, "bad_request", "The body must be a JSON object.")
         if body.get("executionId") is not None:
-            raise _RefusedError(400, "bad_request", f"Unknown execution {body['executionId']!r}.")
+            raise RefusedError(400, "bad_request", f"Unknown execution {body['executionId']!r}.")
         if not any(body.get(field) for field in ("media", "text", "observation")):
-            raise _RefusedError(
+            raise RefusedError(
                 400, "bad_request", "Nothing to run on: no media, text or observation."
             )
         execution_id = "execution-" + hashlib.sha256(name.encode() + raw).hexdigest()[:16]
@@ -149,27 +144,8 @@ class CambrionSimulator:
     def _pipeline_name(self, request: web.Request) -> str:
         name = request.match_info["id"]
         if name not in self._runs:
-            raise _RefusedError(404, "not_found", f"There is no pipeline {name!r}.")
+            raise RefusedError(404, "not_found", f"There is no pipeline {name!r}.")
         return name
-
-
-@web.middleware
-async def _render_refusals(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Every error as ``{code, message}``, aiohttp's own included."""
-    try:
-        return await handler(request)
-    except _RefusedError as refused:
-        body = {"code": refused.code, "message": refused.message}
-        return _json(body, status=refused.status)
-    except web.HTTPError as error:
-        return _json({"code": "http_error", "message": error.reason}, status=error.status)
-
-
-def _json(value: Any, *, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(value)
-    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def _pipeline(name: str) -> Json:
@@ -218,7 +194,7 @@ def _receipt(body: Json, execution_id: str) -> Json:
     text = body.get("text")
     if text is not None:
         if not isinstance(text, str):
-            raise _RefusedError(400, "bad_request", "'text' must be a string.")
+            raise RefusedError(400, "bad_request", "'text' must be a string.")
         lines += text.splitlines()
     parameters = body.get("runtimeParameters")
     if isinstance(parameters, dict) and isinstance(parameters.get("context"), str):
@@ -243,13 +219,13 @@ def _media(body: Json) -> list[bytes]:
     """The files, decoded."""
     media = body.get("media") or []
     if not isinstance(media, list):
-        raise _RefusedError(400, "bad_request", "'media' must be a list of base64 strings.")
+        raise RefusedError(400, "bad_request", "'media' must be a list of base64 strings.")
     files = []
     for number, text in enumerate(media):
         try:
             files.append(base64.b64decode(text, validate=True))
         except (TypeError, ValueError, binascii.Error) as cause:
-            raise _RefusedError(400, "bad_request", f"media[{number}] is not base64.") from cause
+            raise RefusedError(400, "bad_request", f"media[{number}] is not base64.") from cause
     return files
 
 
@@ -262,9 +238,7 @@ def _of_file(data: bytes, number: int) -> Json:
         try:
             width, height = Image.open(io.BytesIO(data)).size
         except (UnidentifiedImageError, OSError) as cause:
-            raise _RefusedError(
-                400, "bad_request", f"media {number} is a damaged image."
-            ) from cause
+            raise RefusedError(400, "bad_request", f"media {number} is a damaged image.") from cause
         content["metaData"] = {"width": width, "height": height}
     return {**_content(f"media-{number}", lines), **content}
 

@@ -12,13 +12,15 @@ wrong.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+
+from deploy.demo.refusals import RefusedError, json_response, refusals
 
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 Json = dict[str, Any]
@@ -43,16 +45,6 @@ class Seen:
     pieces: int = 0
 
 
-class _RefusedError(Exception):
-    """The request cannot be served; rendered as ``{name, message}``."""
-
-    def __init__(self, status: int, name: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.name = name
-        self.message = message
-
-
 class PupauSimulator:
     """The API, with two pipelines: ``chat`` and ``broken``.
 
@@ -72,7 +64,7 @@ class PupauSimulator:
     def application(self) -> web.Application:
         """The aiohttp application to serve, with ``handler_cancellation`` on."""
         application = web.Application(
-            client_max_size=BODY_BYTES_MAX, middlewares=[_render_refusals]
+            client_max_size=BODY_BYTES_MAX, middlewares=[refusals("name", "HttpError")]
         )
         application.add_routes(
             [
@@ -83,19 +75,19 @@ class PupauSimulator:
         return application
 
     async def _show_seen(self, request: web.Request) -> web.Response:
-        return _json(asdict(self.seen))
+        return json_response(asdict(self.seen))
 
     async def _query(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Api-Key") != self._api_key:
-            raise _RefusedError(401, "Unauthorized", "The Api-Key header is missing or wrong.")
+            raise RefusedError(401, "Unauthorized", "The Api-Key header is missing or wrong.")
         run = self._runs.get(request.match_info["id"])
         if run is None:
-            raise _RefusedError(
+            raise RefusedError(
                 404, "PipelineNotFound", f"No pipeline {request.match_info['id']!r}."
             )
         sse = request.query.get("sse", "false")
         if sse not in ("true", "false"):
-            raise _RefusedError(400, "InvalidQuery", "'sse' must be true or false.")
+            raise RefusedError(400, "InvalidQuery", "'sse' must be true or false.")
         query = await _read_query(request)
         self.seen.started += 1
         try:
@@ -103,7 +95,7 @@ class PupauSimulator:
             if sse == "true":
                 response = await self._stream(request, answer)
             else:
-                response = _json([event async for event in answer][-1]["responses"])
+                response = json_response([event async for event in answer][-1]["responses"])
         except (asyncio.CancelledError, ConnectionError):
             self.seen.broken_off += 1
             raise
@@ -171,20 +163,6 @@ class PupauSimulator:
         yield _layer_response("0", [{**_response("actor-1", ""), "errors": [error]}], last=True)
 
 
-@web.middleware
-async def _render_refusals(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Every error before the stream as ``{name, message}``, aiohttp's own included."""
-    try:
-        return await handler(request)
-    except _RefusedError as refused:
-        body = {"name": refused.name, "message": refused.message}
-        return _json(body, status=refused.status)
-    except web.HTTPError as error:
-        return _json({"name": "HttpError", "message": error.reason}, status=error.status)
-
-
 async def _read_query(request: web.Request) -> _Query:
     """The query of a JSON or a multipart body."""
     if request.content_type == "application/json":
@@ -192,9 +170,9 @@ async def _read_query(request: web.Request) -> _Query:
     elif request.content_type == "multipart/form-data":
         query = await _of_form(request)
     else:
-        raise _RefusedError(415, "UnsupportedMediaType", "Send JSON or multipart form data.")
+        raise RefusedError(415, "UnsupportedMediaType", "Send JSON or multipart form data.")
     if not query.request and not query.files:
-        raise _RefusedError(400, "InvalidQuery", "Nothing to run on: no 'request' and no 'file'.")
+        raise RefusedError(400, "InvalidQuery", "Nothing to run on: no 'request' and no 'file'.")
     return query
 
 
@@ -202,13 +180,13 @@ def _of_json(raw: bytes) -> _Query:
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-        raise _RefusedError(400, "InvalidJson", f"The body is not JSON: {cause}") from cause
+        raise RefusedError(400, "InvalidJson", f"The body is not JSON: {cause}") from cause
     if not isinstance(body, dict):
-        raise _RefusedError(400, "InvalidQuery", "The body must be a JSON object.")
+        raise RefusedError(400, "InvalidQuery", "The body must be a JSON object.")
     texts = {name: body.get(name) for name in ("request", "context")}
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
-            raise _RefusedError(400, "InvalidQuery", f"'{name}' must be a string.")
+            raise RefusedError(400, "InvalidQuery", f"'{name}' must be a string.")
     return _Query(request=texts["request"] or "", context=texts["context"], files=())
 
 
@@ -216,15 +194,15 @@ async def _of_form(request: web.Request) -> _Query:
     try:
         form = await request.post()
     except ValueError as cause:
-        raise _RefusedError(400, "InvalidForm", f"The form cannot be read: {cause}") from cause
+        raise RefusedError(400, "InvalidForm", f"The form cannot be read: {cause}") from cause
     texts = {name: form.get(name) for name in ("request", "context")}
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
-            raise _RefusedError(400, "InvalidForm", f"The part '{name}' must be text, not a file.")
+            raise RefusedError(400, "InvalidForm", f"The part '{name}' must be text, not a file.")
     files = []
     for part in form.getall("file", []):
         if not isinstance(part, web.FileField):
-            raise _RefusedError(400, "InvalidForm", "A part 'file' has no file name.")
+            raise RefusedError(400, "InvalidForm", "A part 'file' has no file name.")
         size = part.file.seek(0, 2)
         files.append((part.filename, part.content_type, size))
     return _Query(
@@ -232,11 +210,6 @@ async def _of_form(request: web.Request) -> _Query:
         context=None if texts["context"] is None else str(texts["context"]),
         files=tuple(files),
     )
-
-
-def _json(value: Any, *, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(value)
-    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def _pieces(text: str) -> list[str]:

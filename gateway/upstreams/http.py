@@ -11,7 +11,7 @@ import asyncio
 import binascii
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from typing import Final
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
 from gateway import __version__
 from gateway.errors import Code, UpstreamFailed, UpstreamTimeout
@@ -139,7 +140,9 @@ class HttpApi:
             UpstreamFailed, UpstreamTimeout: for everything that can go wrong, from the name that
                 does not resolve to the connection that breaks while the caller reads.
         """
-        sent = {**(headers or {}), **self._headers, "Accept": accept, "X-Request-Id": request_id}
+        sent = CIMultiDict(self._headers)
+        sent.update(headers or {})  # the client's own where both name one, however it is spelt
+        sent.update({"Accept": accept, "X-Request-Id": request_id})
         if body is not None:
             sent["Content-Type"] = body.content_type
             sent["Content-Length"] = str(body.length)
@@ -158,11 +161,17 @@ class HttpApi:
             raise self._failure(error, connect_s) from error
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], body: Body | None, connect_s: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        connect_s: float,
     ) -> aiohttp.ClientResponse:
         """Send the request. Where a connection that had been kept open turns out to be closed, and
         nothing of an answer has arrived, it is sent once more, on another one."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, connect=connect_s)
+        retried = False
         while True:
             connection = Connection()
             try:
@@ -176,8 +185,10 @@ class HttpApi:
                     trace_request_ctx=connection,
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if not connection.reused or isinstance(error, aiohttp.ClientConnectorError):
+                stale = connection.reused and not isinstance(error, aiohttp.ClientConnectorError)
+                if retried or not stale:
                     raise
+                retried = True
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole answer, inflated, of at most ``answer_bytes_max`` bytes."""

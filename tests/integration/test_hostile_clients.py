@@ -331,6 +331,40 @@ async def test_a_kept_connection_that_went_stale_costs_the_caller_nothing() -> N
         assert len(far.seen) == 11
 
 
+async def test_a_request_is_sent_twice_at_the_most() -> None:
+    requests: dict[object, int] = {}
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        requests[peer.writer] = requests.get(peer.writer, 0) + 1
+        if requests[peer.writer] == 2:
+            peer.cut()
+        else:
+            await asyncio.sleep(0.1)  # so that several connections are open at a time
+            await good(seen, peer)
+
+    async def ask(session: aiohttp.ClientSession) -> int:
+        path = "/v1/pipelines/doc/executeSync"
+        async with session.post(path, json={"text": "x"}) as response:
+            return response.status
+
+    async with running(script) as (far, session):
+        assert await asyncio.gather(*(ask(session) for _ in range(4))) == [200] * 4
+        assert await ask(session) == 502  # all four have gone stale; two of them are tried
+        assert len(far.seen) == 6
+
+
+async def test_headers_of_the_upstreams_connection_go_no_further() -> None:
+    own = ("Keep-Alive: timeout=9", "Trailer: X-Sum", "Proxy-Authenticate: Basic", "X-Inner: 1")
+    answer = json.dumps({"executionId": "e", "observation": OBSERVATION}).encode()
+    async with (
+        running(answering(answer, headers=own)) as (_, session),
+        session.post("/v1/pipelines/doc/executeSync", json={"text": "x"}) as response,
+    ):
+        assert response.status == 200
+        for name in ("Keep-Alive", "Trailer", "Proxy-Authenticate", "X-Inner"):
+            assert name not in response.headers
+
+
 async def test_pages_are_bounded_for_the_whole_request() -> None:
     pages = [Image.new("L", (72, 72)) for _ in range(2)]
     file = io.BytesIO()

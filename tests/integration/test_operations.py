@@ -16,7 +16,7 @@ from tests.support.scripts import cambrion_script, pupau_script
 
 KEY = "cli-ent-secr3t"
 CONFIG = f"""
-server: {{{{port: 0, forward_headers: [X-Tenant, Traceparent]}}}}
+server: {{{{port: 0, forward_headers: [X-Tenant, User-Agent]}}}}
 keys:
   - {{{{name: team, sha256: "{hashlib.sha256(KEY.encode()).hexdigest()}", pipelines: ["do*"]}}}}
 upstreams:
@@ -134,6 +134,7 @@ async def test_only_allowed_headers_go_upstream(
         "X-Request-Id": "r-42",
         "X-Tenant": "acme",
         "X-Other": "no",
+        "User-Agent": "old-client/1",
         "Cookie": "a=b",
         "Connection": "keep-alive, X-Tenant",
         "TE": "trailers",
@@ -148,6 +149,7 @@ async def test_only_allowed_headers_go_upstream(
             assert name not in response.headers
     sent = upstreams[0].seen[0].headers
     assert sent["x-request-id"] == "r-42"
+    assert sent["user-agent"] == "old-client/1"
     for name in ("x-other", "cookie", "te", "proxy-authorization", "keep-alive"):
         assert name not in sent
     # Named in Connection, it concerned the connection to the gateway alone.

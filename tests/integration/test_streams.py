@@ -337,6 +337,28 @@ async def test_a_transform_that_fails_is_an_error_of_that_request_alone(
             assert response.status == 200
 
 
+async def test_an_upstream_is_asked_to_stream_exactly_when_the_caller_streams() -> None:
+    async with (
+        remote(pupau_script) as far,
+        gateway(PUPAU.format(url=far.url)) as base,
+        client(base) as session,
+    ):
+        stream = {"Accept": "text/event-stream"}
+        for path, body, headers in [
+            ("/pipelines/plain/queries?sse=true", {"request": "x"}, {}),
+            ("/pipelines/touched/queries?sse=true", {"request": "x"}, {}),
+            ("/v1/pipelines/plain/executeSync", {"text": "x"}, stream),
+            ("/pipelines/plain/queries", {"request": "x"}, {}),
+            ("/v1/pipelines/plain/executeSync", {"text": "x"}, {}),
+            ("/v1/pipelines/plain/executeSync/json", {"text": "x"}, stream),
+        ]:
+            async with session.post(path, json=body, headers=headers) as response:
+                assert response.status == 200
+                await response.read()
+    asked = [seen.path.rpartition("=")[2] for seen in far.seen]
+    assert asked == ["true", "true", "true", "false", "false", "false"]
+
+
 async def test_media_reach_a_form_and_a_body_as_they_came() -> None:
     data = bytes(range(256)) * 3000
     async with (
