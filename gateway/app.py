@@ -20,14 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway import logs
 from gateway.compiled import CompiledPipeline, compile_config
-from gateway.config import (
-    Config,
-    Expression,
-    PipelineConfig,
-    TritonUpstreamConfig,
-    UpstreamConfig,
-    default_mapping,
-)
+from gateway.config import Config, default_mapping
 from gateway.errors import ConfigError
 from gateway.fanout import Fanout
 from gateway.health import Health
@@ -37,12 +30,14 @@ from gateway.metrics import Metrics
 from gateway.pipeline import Route, Services
 from gateway.protocol import HttpServer
 from gateway.sandbox import Sandbox
+from gateway.sections import PipelineConfig, TritonUpstreamConfig, UpstreamConfig
 from gateway.server import Gateway
 from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.cambrion import CambrionUpstream
 from gateway.upstreams.http import HttpApi, tracing
 from gateway.upstreams.pupau import PupauUpstream
+from gateway.values import Expression
 
 #: How long requests may run on once the process was asked to stop, seconds; aiohttp may take it
 #: twice, once before it cancels them and once after.

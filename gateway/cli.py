@@ -25,7 +25,8 @@ from gateway.errors import ConfigError, GatewayError, TransformFailed
 
 if TYPE_CHECKING:
     from gateway.calling import Question
-    from gateway.config import Config, TransformsConfig
+    from gateway.config import Config
+    from gateway.sections import TransformsConfig
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -145,8 +146,9 @@ def transform(
     compact: Annotated[bool, typer.Option("--compact", help="Print JSON on one line.")] = False,
 ) -> None:
     """Evaluate a JSONata expression as the gateway would, and print the result as JSON."""
-    from gateway.config import Expression, TransformsConfig  # noqa: PLC0415
+    from gateway.sections import TransformsConfig  # noqa: PLC0415
     from gateway.showing import caret, show_json  # noqa: PLC0415
+    from gateway.values import Expression  # noqa: PLC0415
 
     source = _expression(expression)
     read = Expression(text=source[0], file=source[1])

@@ -12,16 +12,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final, Generic, TypeVar
 
-from gateway.config import (
-    Config,
-    Expression,
-    MappingsConfig,
-    PipelineConfig,
-    TransformsConfig,
-    default_mapping,
-)
+from gateway.config import Config, default_mapping
 from gateway.errors import ConfigError, TransformFailed
+from gateway.sections import MappingsConfig, PipelineConfig, TransformsConfig
 from gateway.transform import Bounds, Transform, compile_expression
+from gateway.values import Expression
 
 T = TypeVar("T")
 

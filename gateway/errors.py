@@ -19,6 +19,8 @@ class Outcome(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    SHUT_DOWN = "shut_down"
     INTERNAL = "internal"
 
 
@@ -30,6 +32,7 @@ class Code(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     NOT_SUPPORTED = "not_supported"
@@ -41,8 +44,10 @@ class Code(StrEnum):
     UPSTREAM_INVALID = "upstream_invalid"
     UPSTREAM_REJECTED = "upstream_rejected"
     UPSTREAM_BUSY = "upstream_busy"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
 
 
@@ -52,6 +57,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,
     Code.METHOD_NOT_ALLOWED: 405,
+    Code.REQUEST_TIMEOUT: 408,
     Code.TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
     Code.NOT_SUPPORTED: 400,
@@ -63,8 +69,10 @@ STATUS: Final[dict[Code, int]] = {
     Code.UPSTREAM_INVALID: 502,
     Code.UPSTREAM_REJECTED: 400,
     Code.UPSTREAM_BUSY: 503,
+    Code.UPSTREAM_UNAVAILABLE: 503,
     Code.UPSTREAM_TIMEOUT: 504,
     Code.OVERLOADED: 503,
+    Code.SHUTTING_DOWN: 503,
     Code.INTERNAL: 500,
 }
 
@@ -153,10 +161,26 @@ _CLIENT_CODES: Final = {
 
 
 class UpstreamFailed(GatewayError):
-    """An upstream refused, broke off, or answered what cannot be read. The message names it."""
+    """An upstream refused, broke off, or answered what cannot be read. The message names it.
+
+    ``alive``: the upstream itself works, and only this call could not be served: it does not know
+    the pipeline, or finds fault with the request. Such a failure says nothing of other calls.
+    """
 
     outcome = Outcome.UPSTREAM_ERROR
     default_code = Code.UPSTREAM_FAILED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        alive: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, status=status, retry_after_s=retry_after_s)
+        self.alive = alive or self.status < 500
 
 
 class UpstreamTimeout(GatewayError):
@@ -178,6 +202,13 @@ class Overloaded(GatewayError):
 
     outcome = Outcome.REJECTED
     default_code = Code.OVERLOADED
+
+
+class ShuttingDown(GatewayError):
+    """The gateway was told to stop, and the request could not be finished before."""
+
+    outcome = Outcome.SHUT_DOWN
+    default_code = Code.SHUTTING_DOWN
 
 
 class ConfigError(GatewayError):

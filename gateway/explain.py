@@ -112,16 +112,24 @@ class _Plain:
         if isinstance(node, Scalar):
             if node.null:
                 return None
+            if isinstance(shape, Keys) and shape.short:
+                return self._short(node, shape, path)
             if isinstance(shape, Leaf) and shape.words.literal:
                 return Written(self._problems.document, node)
             return self._replaced(node, path)
         if isinstance(node, Items):
+            if isinstance(shape, Keys) and shape.short:
+                return self._short(node, shape, path)
             item = shape.item if isinstance(shape, Sequence) else ANY
             return [self.node(each, item, (*path, n)) for n, each in enumerate(node.items)]
         if isinstance(shape, Keys):
             return self._section(node, shape, path)
         value = shape.value if isinstance(shape, Names) else ANY
         return {key: self.node(each, value, (*path, key)) for key, each in node.entries.items()}
+
+    def _short(self, node: Node, shape: Keys, path: KeyPath) -> dict[str, Any]:
+        """A section of which only the value of its short key is written."""
+        return {shape.short: self.node(node, shape.variant(None)[shape.short][0], path)}
 
     def _section(self, node: Section, shape: Keys, path: KeyPath) -> dict[str, Any]:
         tag = node.entries.get(shape.tag) if shape.tag is not None else None
@@ -215,6 +223,9 @@ def _find(root: Node, shape: Shape, loc: tuple[str | int, ...]) -> _Place:
         if isinstance(around, Keys) and around.tag is not None and part in around.variants:
             # Pydantic names the variant on the way; the file does not.
             place.shape = Keys(None, {"": around.variants[str(part)]})
+            continue
+        if isinstance(around, Keys) and part == around.short and not isinstance(node, Section):
+            place.shape = _below(around, part, of_key=False)  # nor does it name a short key
             continue
         place.path = (*place.path, part)
         place.shape = _below(around, part, of_key=of_key)

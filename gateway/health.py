@@ -42,7 +42,7 @@ class Health:
 
     def saw(self, upstream: str, error: GatewayError | None) -> None:
         """Note the end of a call. An error that the request itself brought on is an answer too."""
-        if error is None or (isinstance(error, UpstreamFailed) and error.status < 500):
+        if error is None or (isinstance(error, UpstreamFailed) and error.alive):
             self._answered[upstream] = self._clock()
             self._failures.pop(upstream, None)
         else:

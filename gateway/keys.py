@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from gateway.config import KeyConfig
 from gateway.errors import Code, RequestRejected
+from gateway.sections import KeyConfig
 
 _HEADERS: Final = ("X-API-Key", "Api-Key")
 _BEARER: Final = "bearer "

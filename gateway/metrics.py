@@ -111,6 +111,42 @@ class Metrics:
             "Time from the call to an upstream to its first event.",
             upstream,
         )
+        self.upstream_running = gauge(
+            "gateway_upstream_running", "Calls of an upstream that run now.", upstream
+        )
+        self.upstream_waiting = gauge(
+            "gateway_upstream_waiting", "Calls that wait for their turn on it.", upstream
+        )
+        self.upstream_refused = counter(
+            "gateway_upstream_refused_total",
+            "Calls that were not made: breaker open, queue full, waited too long.",
+            (*upstream, "reason"),
+        )
+        self.upstream_retries = counter(
+            "gateway_upstream_retries_total", "Calls that were made again.", upstream
+        )
+        self.upstream_breaker = gauge(
+            "gateway_upstream_breaker", "0: closed, 1: half open, 2: open.", upstream
+        )
+        self.upstream_up = gauge(
+            "gateway_upstream_up", "1 where the upstream's last answer was good, else 0.", upstream
+        )
+        self.actor_taken = counter(
+            "gateway_actor_taken_total",
+            "Which upstream an actor's content was taken from, where it names several.",
+            ("pipeline", "actor", "upstream"),
+        )
+        self.config_loaded = gauge(
+            "gateway_config_loaded_timestamp_seconds",
+            "When the configuration that is live now was loaded, Unix time.",
+        )
+        self.config_hash = gauge(
+            "gateway_config_hash",
+            "The first 48 bits of the SHA-256 of the live configuration and its files.",
+        )
+        self.config_loads = counter(
+            "gateway_config_loads_total", "Attempts to load a configuration.", ("result",)
+        )
         self.transform_duration = histogram(
             "gateway_transform_duration_seconds",
             "Time of one evaluation of a JSONata expression, the wait for a process included.",

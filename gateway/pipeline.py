@@ -19,7 +19,6 @@ from msgspec import Raw
 
 from gateway import pdf
 from gateway.compiled import CompiledPipeline
-from gateway.config import PipelineConfig
 from gateway.dialects.events import event_json, parse_event, responses_value
 from gateway.errors import (
     Code,
@@ -49,6 +48,7 @@ from gateway.model import (
 from gateway.observation import append, with_execution_id
 from gateway.results import apply_changes, event_items
 from gateway.sandbox import Sandbox
+from gateway.sections import PipelineConfig
 from gateway.sse import Decoder
 from gateway.upstreams.base import Call, Upstream
 

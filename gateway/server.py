@@ -20,7 +20,6 @@ from prometheus_client.exposition import choose_encoder
 
 from gateway import logs
 from gateway.body import read_body, read_form
-from gateway.config import BoundsConfig
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, Outcome, RequestRejected
@@ -31,6 +30,7 @@ from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.model import Event, Failed, Frames, Request
 from gateway.pipeline import Route, Run, Services
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
+from gateway.sections import BoundsConfig
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")

@@ -61,10 +61,12 @@ class Sequence:
 @dataclass(frozen=True, slots=True)
 class Keys:
     """A section of known keys, by variant: ``tag`` is the key that tells variants apart; without
-    one, the only variant is ``""``."""
+    one, the only variant is ``""``. ``short`` is the key whose value alone may stand for the whole
+    section; ``""``: there is none."""
 
     tag: str | None
     variants: dict[str, dict[str, tuple[Shape, FieldInfo]]]
+    short: str = ""
 
     def variant(self, name: str | None) -> dict[str, tuple[Shape, FieldInfo]]:
         """The keys of the variant ``name``; every variant's where that is none of them."""
@@ -91,7 +93,7 @@ class Row:
 
 def shape_of(model: type[BaseModel]) -> Keys:
     """The shape of ``model``."""
-    return Keys(None, {"": _keys(model)})
+    return Keys(None, {"": _keys(model)}, getattr(model, "short", ""))
 
 
 def _keys(model: type[BaseModel]) -> dict[str, tuple[Shape, FieldInfo]]:
@@ -205,8 +207,10 @@ def type_words(shape: Shape) -> str:
     match shape:
         case Leaf(words=words):
             return words.words
-        case Keys():
+        case Keys(short=""):
             return "a section"
+        case Keys(short=short):
+            return f"a section, or its {short} alone"
         case Names(value=value):
             return f"names, each {type_words(value)}"
         case Sequence(item=item):

@@ -261,4 +261,18 @@ TritonUrl = Annotated[
 ]
 HeaderName = Annotated[str, AfterValidator(_header_name), Words("the name of a header", shown=True)]
 KeyHash = Annotated[str, AfterValidator(_key_hash), Words("the SHA-256 of the key, 64 hex digits")]
+
+
+def _need(value: Any) -> Any:
+    if isinstance(value, str) and compile_pattern(r"all|any|[1-9][0-9]{0,3}").fullmatch(value):
+        return str(value)
+    raise ValueError("must be all, any, or a number from 1")
+
+
+Need = Annotated[
+    str,
+    BeforeValidator(_need),
+    WithJsonSchema({"anyOf": [{"enum": ["all", "any"]}, {"type": "integer", "minimum": 1}]}),
+    Words("all, any, or a whole number from 1"),
+]
 Jsonata = Annotated[Expression, Words("JSONata text, or {file: name.jsonata}", literal=True)]

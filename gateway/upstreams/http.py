@@ -250,7 +250,7 @@ class HttpApi:
             message = f"upstream {self.name}: refused the gateway's own key ({status}{said})"
         elif status == 404:
             message = f"upstream {self.name}: knows no such pipeline (404{said})"
-        return UpstreamFailed(message)
+        return UpstreamFailed(message, alive=status == 404)
 
     async def _said(self, response: aiohttp.ClientResponse) -> str:
         """The message of an error's JSON body, shortened; anything else is only named by type."""

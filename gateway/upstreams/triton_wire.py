@@ -124,7 +124,8 @@ def failure(refused: Refused, upstream: str, model: str | None) -> UpstreamFaile
         case Status.DEADLINE:
             return UpstreamTimeout(f"{where}: {said}")
         case Status.NOT_FOUND:
-            return UpstreamFailed(f"upstream {upstream}: has no model {model} ({said})")
+            said = f"upstream {upstream}: has no model {model} ({said})"
+            return UpstreamFailed(said, alive=True)
         case Status.INVALID_ARGUMENT:
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_REJECTED)
         case Status.BUSY:
@@ -133,14 +134,11 @@ def failure(refused: Refused, upstream: str, model: str | None) -> UpstreamFaile
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_INVALID)
         case Status.UNAUTHORIZED:
             return UpstreamFailed(f"{where}: refused the gateway ({said})")
-        case (
-            Status.BROKEN
-            | Status.UNAVAILABLE
-            | Status.UNIMPLEMENTED
-            | Status.IN_STREAM
-            | Status.INTERNAL
-        ):
+        case Status.BROKEN | Status.UNAVAILABLE:
             return UpstreamFailed(f"{where}: {said}")
+        case Status.UNIMPLEMENTED | Status.IN_STREAM | Status.INTERNAL:
+            # A model that fails on what it was given says nothing of the server, or of others.
+            return UpstreamFailed(f"{where}: {said}", alive=True)
 
 
 def is_busy(said: str) -> bool:

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.compiled import compile_config
-from gateway.config import BoundsConfig, Config
+from gateway.config import Config
 from gateway.errors import Code
 from gateway.fanout import Fanout
 from gateway.health import Health
@@ -22,6 +22,7 @@ from gateway.model import Delta, Event
 from gateway.pipeline import Route, Services
 from gateway.protocol import HttpServer
 from gateway.sandbox import Sandbox
+from gateway.sections import BoundsConfig
 from gateway.server import Gateway
 from gateway.upstreams.base import Call
 from tests.support.client import read_events

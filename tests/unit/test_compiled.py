@@ -10,8 +10,9 @@ from textwrap import dedent
 import pytest
 
 from gateway.compiled import bounds_of, compile_config, installation_problems
-from gateway.config import Config, MappingsConfig, TransformsConfig, load
+from gateway.config import Config, load
 from gateway.errors import ConfigError
+from gateway.sections import MappingsConfig, TransformsConfig
 
 Loader = Callable[[str], Config]
 

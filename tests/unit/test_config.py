@@ -16,18 +16,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from gateway import config as config_module
-from gateway.config import (
-    Config,
-    Expression,
-    MappingsConfig,
-    PupauUpstreamConfig,
-    TritonUpstreamConfig,
-    default_mapping,
-    default_path,
-    load,
-    reference,
-)
+from gateway.config import Config, default_mapping, default_path, load, reference
 from gateway.errors import ConfigError
+from gateway.sections import MappingsConfig, PupauUpstreamConfig, TritonUpstreamConfig
+from gateway.values import Expression
 
 #: Three lines, then two: the least that a configuration needs.
 UPSTREAMS = """\

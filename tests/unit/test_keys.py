@@ -7,9 +7,9 @@ import hashlib
 import pytest
 from multidict import CIMultiDict
 
-from gateway.config import KeyConfig
 from gateway.errors import Code, RequestRejected
 from gateway.keys import Keyring
+from gateway.sections import KeyConfig
 
 RING = Keyring(
     [
