@@ -10,44 +10,56 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.config import Config, default_mapping
 from gateway.errors import ConfigError, TransformFailed
-from gateway.sections import MappingsConfig, PipelineConfig, TransformsConfig
+from gateway.sections import ActorSection, MappingsConfig, PipelineConfig, TransformsConfig
 from gateway.transform import Bounds, Transform, compile_expression
 from gateway.values import Expression
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 #: What the extra ``triton`` installs, by the names it is imported under.
 _TRITON_MODULES: Final = ("tritonclient", "grpc", "google.protobuf", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledTarget(Generic[T]):
+    """The expressions that an actor's call on one upstream needs: Triton's tensors."""
+
+    inputs: Mapping[str, T]
+    output: T | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledActor(Generic[T]):
+    """The transforms of one actor; ``None`` where it has none. ``targets`` in the file's order."""
+
+    request: T | None
+    sticky: T | None
+    targets: tuple[CompiledTarget[T], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledPipeline(Generic[T]):
     """The transforms of one pipeline, of whatever kind; ``None`` where it has none of its own.
 
-    The five mappings are never ``None``: the default stands where a pipeline does not replace it.
+    The mappings are never ``None``: the default stands where a pipeline does not replace it.
+    ``layers`` has the actors of each layer; a pipeline without layers has one of one actor.
     """
 
     request: T | None
     event: T | None
     observation: T | None
-    inputs: Mapping[str, T]
-    output: T | None
+    layers: tuple[tuple[CompiledActor[T], ...], ...]
+    layers_to_request: T
     observation_to_json: T
     observation_to_message: T
     responses_to_observation: T
     request_to_cambrion: T
     request_to_pupau: T
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledConfig:
-    """The transforms of every pipeline, by its name."""
-
-    pipelines: Mapping[str, CompiledPipeline[Transform]]
 
 
 def bounds_of(section: TransformsConfig) -> Bounds:
@@ -60,8 +72,9 @@ def bounds_of(section: TransformsConfig) -> Bounds:
     )
 
 
-def compile_config(config: Config) -> CompiledConfig:
-    """Compile every expression of ``config``, for the thread that calls.
+def compile_config(config: Config) -> dict[str, Transform]:
+    """Every expression of ``config`` and every default mapping, compiled for the thread that
+    calls, by its text.
 
     Raises:
         ConfigError: every expression that does not compile, each a line
@@ -84,29 +97,53 @@ def compile_config(config: Config) -> CompiledConfig:
             problems.append(f"{where}: {path}: {failed[text].message}")
     if problems:
         raise ConfigError(problems)
-    return CompiledConfig(
-        {
-            name: _pipeline(pipeline, defaults, compiled)
-            for name, pipeline in config.pipelines.items()
-        }
+    return compiled
+
+
+class Make(Protocol[T_co]):
+    """Makes what stands for an expression; ``stage`` names its use: ``request``, ``inputs`` …
+
+    ``actor`` is the actor's name, or ``""`` for what belongs to the pipeline as a whole."""
+
+    def __call__(self, expression: Expression, stage: str, actor: str = "") -> T_co:
+        """What stands for ``expression``."""
+        ...
+
+
+def assemble_transforms(section: PipelineConfig, make: Make[T]) -> CompiledPipeline[T]:
+    """The transforms of a pipeline, each made by ``make``."""
+
+    def own(expression: Expression | None, stage: str, actor: str = "") -> T | None:
+        return None if expression is None else make(expression, stage, actor)
+
+    def compiled_actor(
+        name: str, actor: ActorSection, request: Expression | None
+    ) -> CompiledActor[T]:
+        return CompiledActor(
+            request=own(request, "request", name),
+            sticky=own(actor.sticky, "sticky", name),
+            targets=tuple(
+                CompiledTarget(
+                    {tensor: make(each, "inputs", name) for tensor, each in target.inputs.items()},
+                    own(target.output, "output", name),
+                )
+                for target in actor.targets()
+            ),
+        )
+
+    def mapping(name: str) -> T:
+        return make(getattr(section.mappings, name) or default_mapping(name), name)
+
+    layers = tuple(
+        tuple(compiled_actor(actor.actor, actor, actor.transform.request) for actor in layer.actors)
+        for layer in section.layers
     )
-
-
-def _pipeline(
-    section: PipelineConfig, defaults: Mapping[str, Expression], compiled: Mapping[str, Transform]
-) -> CompiledPipeline[Transform]:
-    def own(expression: Expression | None) -> Transform | None:
-        return None if expression is None else compiled[expression.text]
-
-    def mapping(name: str) -> Transform:
-        return compiled[(getattr(section.mappings, name) or defaults[name]).text]
-
     return CompiledPipeline(
-        request=own(section.transform.request),
-        event=own(section.transform.event),
-        observation=own(section.transform.observation),
-        inputs={tensor: compiled[each.text] for tensor, each in section.inputs.items()},
-        output=own(section.output),
+        request=own(section.transform.request, "request"),
+        event=own(section.transform.event, "event"),
+        observation=own(section.transform.observation, "observation"),
+        layers=layers or ((compiled_actor("", section, None),),),
+        layers_to_request=mapping("layers_to_request"),
         observation_to_json=mapping("observation_to_json"),
         observation_to_message=mapping("observation_to_message"),
         responses_to_observation=mapping("responses_to_observation"),

@@ -16,7 +16,8 @@ from gateway.transform import Transform
 
 
 class Measured:
-    """``inner`` as one stage of one pipeline; itself a ``Transform``.
+    """``inner`` as one stage of one pipeline; itself a ``Transform``. ``actor`` is named in errors
+    where it belongs to one actor of several.
 
     ``expression`` is its text; ``large`` evaluates it over inputs of ``large_over`` bytes of
     UTF-8 and more.
@@ -32,6 +33,7 @@ class Measured:
         "_large_over",
         "_pipeline",
         "_stage",
+        "_where",
     )
 
     def __init__(
@@ -43,6 +45,7 @@ class Measured:
         large_over: int,
         pipeline: str,
         stage: str,
+        actor: str = "",
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -52,6 +55,9 @@ class Measured:
         self._large_over = large_over
         self._pipeline = pipeline
         self._stage = stage
+        self._where = f"pipeline {pipeline}, {stage} transform"
+        if actor:
+            self._where += f" of actor {actor}"
         self._duration = metrics.transform_duration.labels(pipeline, stage)
         self._errors = metrics.transform_errors
         self._clock = clock
@@ -90,6 +96,6 @@ class Measured:
         """``error`` counted, and worded for whoever has to mend the expression."""
         self._errors.labels(self._pipeline, self._stage, error.reason).inc()
         return TransformFailed(
-            f"pipeline {self._pipeline}, {self._stage} transform: {error.message}",
+            f"{self._where}: {error.message}",
             reason=error.reason,
         )

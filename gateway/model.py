@@ -150,14 +150,11 @@ class RawEvent:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run cannot go on. Ends a stream; ``actor_id``/``message``: whose, and its text so far."""
+    """The run cannot go on. Ends a stream; ``responses`` are those of the layer in which it failed,
+    each actor's text so far, and the errors."""
 
-    code: str
-    name: str
-    message: str
     layer_id: str
-    actor_id: str
-    text: str = ""
+    responses: tuple[ActorResponse, ...]
 
 
 Event = LayerStarted | Delta | LayerFinished | ObservationReady | Frames | RawEvent | Failed
@@ -208,3 +205,10 @@ def request_view(request: Request) -> dict[str, Any]:
     if request.meta:
         view["metaData"] = dict(request.meta)
     return view
+
+
+def layered_view(request: Request, layers: bytes) -> bytes:
+    """What the expressions of an actor see, as JSON text: the request's fields, the same once more
+    as ``request``, and the finished ``layers``, which is JSON text."""
+    view = msgspec.json.encode(request_view(request))
+    return b"".join((view[:-1], b',"request":', view, b',"layers":', layers, b"}"))

@@ -1,37 +1,31 @@
-"""One run of one pipeline: transforms, the layer's actor, what it comes to.
+"""One run of one pipeline: its layers in their order, what they come to.
 
-Owns: the order of things in a run, the making of messages from observations and back, and the event
-that closes a stream which failed.
-Does not know: HTTP, how a dialect writes anything down, how an upstream is reached.
+Owns: the order of things in a run, which failures end it, the putting together of observations, and
+the event that closes a stream which failed.
+Does not know: HTTP, how a dialect writes anything down, how an actor comes by what it says.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from gateway import pdf
-from gateway.compiled import CompiledPipeline
-from gateway.dialects.events import event_json, parse_event, responses_value
-from gateway.errors import (
-    Code,
-    GatewayError,
-    RequestRejected,
-    TransformFailed,
-    UpstreamFailed,
-    UpstreamTimeout,
-)
-from gateway.fanout import Deadlines, Fanout, Waited
-from gateway.measured import Measured
-from gateway.metrics import Dialect, Metrics, Mode
+from gateway.actor import ActorRun, Part, failure_of
+from gateway.dialects.events import parse_event, responses_value
+from gateway.errors import Code, GatewayError, RequestRejected, TransformFailed, UpstreamFailed
+from gateway.fanout import Ended, Waited, side_by_side
+from gateway.guard import Deadlines
+from gateway.mapping import Mapper
+from gateway.metrics import Dialect, Mode
 from gateway.model import (
+    ActorError,
     ActorResponse,
     Delta,
     Event,
@@ -40,80 +34,49 @@ from gateway.model import (
     LayerFinished,
     LayerStarted,
     ObservationReady,
-    RawEvent,
     Request,
     Result,
-    request_view,
 )
 from gateway.observation import append, with_execution_id
-from gateway.results import apply_changes, event_items
-from gateway.sandbox import Sandbox
-from gateway.sections import PipelineConfig
+from gateway.route import Layer, Route
+from gateway.services import Services
 from gateway.sse import Decoder
-from gateway.upstreams.base import Call, Upstream
 
 #: executeSync ends after this many seconds where its route sets no ``total_s``.
 EXECUTE_TOTAL_S: Final = 30.0
-LAYER_ID: Final = "0"
-#: Fields of the upstreams' request bodies that no mapping makes.
-_ADDED_FIELDS: Final = frozenset(
-    ("media", "transient", "idempotent", "tryImageConversion", "trySimpleText", "file")
-)
 _EXECUTE_MODES: Final = (Mode.EXECUTE, Mode.EXECUTE_JSON, Mode.EXECUTE_TRANSFORM)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One configured pipeline, ready to run. ``transforms`` are measured and compiled."""
-
-    name: str
-    config: PipelineConfig
-    upstream: Upstream
-    transforms: CompiledPipeline[Measured]
-
-    @property
-    def target(self) -> str:
-        """The upstream's own name for what is run."""
-        return self.config.pipeline or self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What every run needs of the process."""
-
-    fanout: Fanout
-    sandbox: Sandbox
-    metrics: Metrics
-    clock: Callable[[], float]
-    pdf_pages_max: int
 
 
 @dataclass(slots=True)
 class Run:
-    """One run. ``events`` runs it; afterwards ``responses`` and ``ready`` hold what it came to."""
+    """One run. ``stream`` or ``call`` runs it, once."""
 
     route: Route
     request: Request
     mode: Mode
     services: Services
     waited: Waited = field(default_factory=Waited)
-    responses: tuple[ActorResponse, ...] = ()
-    raw: bytes | None = None
-    ready: ObservationReady | None = None
-    _bindings: dict[str, Any] = field(default_factory=dict)
-    _layer_id: str = LAYER_ID
-    _text: list[str] = field(default_factory=list)
+    _mapper: Mapper = field(init=False)
+    _deadlines: Deadlines = field(init=False)
+    _actors: list[ActorRun] = field(default_factory=list)  # of the layer that runs
+    _done: list[list[ActorRun]] = field(default_factory=list)  # of the finished layers
+    _view: list[bytes] = field(default_factory=list)  # of the finished layers, for expressions
+    _layer_id: str = "0"
+    _execution_id: str = ""
     _made: tuple[str, bytes] | None = None
     _frames: bytes = b""
     _told: bool = True
 
     def __post_init__(self) -> None:
-        self._bindings = {
+        bindings = {
             "pipeline": self.route.name,
             "requestId": self.request.request_id,
             "headers": dict(self.request.headers),
             "key": self.request.key,
         }
+        self._mapper = Mapper(self.route, bindings, self.services.metrics)
+        self._deadlines = self._limits()
+        self._execution_id = str(uuid.uuid4())
 
     async def stream(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """The events to send to a caller of ``dialect``, as they happen.
@@ -129,10 +92,11 @@ class Run:
                     for item in self._to_send(event):
                         sent = True
                         yield item
-            failure = self._actor_failure()
+            failure = self._reported_failure()
             if failure is None and dialect is Dialect.CAMBRION:
                 execution_id, observation = await self._observation()
-                yield ObservationReady(await self._transformed(observation), execution_id)
+                transformed = await self._mapper.transformed(observation)
+                yield ObservationReady(transformed, execution_id)
         except GatewayError as error:
             if sent:
                 yield self.failed(error)
@@ -151,183 +115,164 @@ class Run:
         async with aclosing(self._events(dialect)) as events:
             async for _ in events:
                 pass
-        failure = self._actor_failure()
+        failure = self._reported_failure()
         if dialect is Dialect.PUPAU:
-            result = Result("", responses=self.responses, raw=self.raw)
+            finished = self._actors[0].finished
+            if finished is not None and self.route.plain:
+                result = Result("", responses=finished.responses, raw=finished.raw)
+            else:
+                result = Result("", responses=self._responses())
             return result if failure is None else replace(result, outcome=failure.outcome)
         if failure is not None:
             raise failure
         execution_id, observation = await self._observation()
         if self.mode is Mode.EXECUTE:
-            return Result(execution_id, observation=await self._transformed(observation))
+            transformed = await self._mapper.transformed(observation)
+            return Result(execution_id, observation=transformed)
         if self.mode is Mode.EXECUTE_JSON:
-            return Result(execution_id, view=await self._json(observation))
-        return Result(execution_id, view=await self._view(observation))
+            return Result(execution_id, view=await self._mapper.json(observation))
+        return Result(execution_id, view=await self._own_view(observation))
 
     async def _events(self, dialect: Dialect) -> AsyncGenerator[Event]:
-        """Run the layer's one actor. An upstream without layers of its own gets one around it."""
-        route, upstream = self.route, self.route.upstream
-        deadlines = self._deadlines()
-        try:
-            async with asyncio.timeout_at(deadlines.ends_at):
-                await self._prepare()
-        except TimeoutError as error:
-            raise UpstreamTimeout(
-                f"pipeline {route.name}: the request was not prepared within "
-                f"{deadlines.total_s:g} s (total_s)"
-            ) from error
-        call = Call(
-            request=self.request,
-            pipeline=route.target,
-            actor=route.name,
-            layer_id=LAYER_ID,
-            connect_s=route.config.timeouts.connect_s,
-            frames=(
-                self.request.stream
-                and dialect is Dialect.PUPAU
-                and upstream.layered
-                and route.transforms.event is None
-            ),
-            body=await self._body(),
-            inputs=route.transforms.inputs,
-            output=route.transforms.output,
-            bindings=self._bindings,
-        )
-        started = False
-        stream = self.services.fanout.stream(upstream, call, deadlines, self.waited)
-        async with aclosing(stream) as events:
-            async for event in events:
-                match event:
-                    case Frames():
-                        if not event.data:
-                            continue
-                        self._frames = event.data
-                    case ObservationReady():
-                        self.ready = event
-                        continue
-                    case LayerStarted():
-                        self._layer_id = event.layer_id
-                    case LayerFinished():
-                        if event.last:
-                            self.responses, self.raw = event.responses, event.raw
-                        if call.frames:  # its frame has been passed on already
-                            continue
-                    case Delta() if not upstream.layered:
-                        if not started:
-                            started = True
-                            yield self._started()
-                        self._text.append(event.message)
-                yield event
-        if upstream.layered:
-            return
-        wants_message = self.request.stream or dialect is Dialect.PUPAU
-        if wants_message and not self._text and self.ready is not None:
-            yield self._started()
-            _, observation = await self._observation()
-            message = await self._message(observation)
-            self._text.append(message)
-            yield Delta(route.name, message, LAYER_ID, finished=True, last_layer=True)
-        self.responses = (ActorResponse(route.name, "".join(self._text)),)
-        yield LayerFinished(LAYER_ID, self.responses, last=True)
+        """The events of all layers, one after the other."""
+        await self._prepare(dialect)
+        layers = self.route.layers
+        for number, layer in enumerate(layers):
+            async with aclosing(self._layer(layer, number, dialect)) as events:
+                async for event in events:
+                    yield event
+            if number + 1 < len(layers):
+                self._done.append(self._actors)
+                self._view.append(await self._layer_view())
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, dialect: Dialect) -> None:
         """Conversions, then the route's ``request`` transform."""
-        request = self.request
-        if not self.route.upstream.executes:
-            if request.try_simple_text:
-                raise RequestRejected(
-                    f"trySimpleText: pipeline {self.route.name} runs on an upstream of kind "
-                    f"{self.route.upstream.kind}, which cannot do that",
-                    code=Code.NOT_SUPPORTED,
-                )
-            if request.try_image_conversion:
-                request = await pdf.convert(request, pages_max=self.services.pdf_pages_max)
-        transform = self.route.transforms.request
-        if transform is not None:
-            view = msgspec.json.encode(request_view(request)).decode()
-            changed = await transform.run(view, self._bindings)
-            if changed is not None:
-                try:
-                    request = apply_changes(request, changed)
-                except ValueError as error:
-                    raise self._bad_result("request", str(error)) from error
-        self.request = request
+        part = self._part(0, dialect)
+        async with part.in_time():
+            request = self.request
+            if unable := [t.guard for t in self.route.targets() if not t.guard.upstream.executes]:
+                if request.try_simple_text:
+                    raise RequestRejected(
+                        f"trySimpleText: pipeline {self.route.name} runs on an upstream of kind "
+                        f"{unable[0].upstream.kind}, which cannot do that",
+                        code=Code.NOT_SUPPORTED,
+                    )
+                if request.try_image_conversion:
+                    pages_max = self.services.pdf_pages_max
+                    request = await pdf.convert(request, pages_max=pages_max)
+            self.request = await self._mapper.request(request)
 
-    def _bad_result(self, stage: str, what: str) -> TransformFailed:
-        self.services.metrics.transform_errors.labels(self.route.name, stage, "result").inc()
-        return TransformFailed(
-            f"pipeline {self.route.name}, {stage} transform: its result does not fit: {what}",
-            reason="result",
+    def _part(self, number: int, dialect: Dialect) -> Part:
+        """What the actors of layer ``number`` know of the run."""
+        route, stream = self.route, self.request.stream
+        last = number + 1 == len(route.layers)
+        return Part(
+            route=route,
+            mapper=self._mapper,
+            services=self.services,
+            request=self.request,
+            layers=b"[" + b",".join(self._view) + b"]",
+            layer_id=str(number),
+            last_layer=last,
+            frames=stream and dialect is Dialect.PUPAU and route.transforms.event is None,
+            messages=stream or dialect is Dialect.PUPAU or not last,
+            deadlines=self._deadlines,
         )
 
-    async def _body(self) -> dict[str, Raw]:
-        """The request in the words of an upstream that speaks one of the dialects."""
-        transforms, kind = self.route.transforms, self.route.upstream.kind
-        if kind == "cambrion":
-            stage, mapping = "request_to_cambrion", transforms.request_to_cambrion
-        elif kind == "pupau":
-            stage, mapping = "request_to_pupau", transforms.request_to_pupau
-        else:
-            return {}
-        view = msgspec.json.encode(request_view(self.request)).decode()
-        try:
-            mapped = await mapping.run(view, self._bindings)
-        except TransformFailed as error:
-            if error.reason != "output":
-                raise
-            raise RequestRejected(
-                "text and observation together are longer than transforms.output_bytes_max",
-                code=Code.TOO_LARGE,
-            ) from error
-        if mapped is None or not mapped.startswith("{"):
-            raise self._bad_result(stage, "it must be an object")
-        fields = msgspec.json.decode(mapped, type=dict[str, Raw])
-        if reserved := _ADDED_FIELDS.intersection(fields):
-            raise self._bad_result(stage, f'the gateway adds "{min(reserved)}" itself')
-        return fields
+    async def _layer(self, layer: Layer, number: int, dialect: Dialect) -> AsyncGenerator[Event]:
+        """The events of one layer. An upstream without layers of its own gets one around it."""
+        part = self._part(number, dialect)
+        self._layer_id = part.layer_id
+        self._actors = actors = [ActorRun(actor, part) for actor in layer.actors]
+        # The first layer's beginning is told with its first event: a run that fails before can
+        # still be answered with a status that says so.
+        started = number > 0
+        if started:
+            yield self._started()
+        failed = 0
+        stream = side_by_side([actor.events for actor in actors], self.waited, self.services.clock)
+        async with aclosing(stream) as items:
+            async for index, event in items:
+                if isinstance(event, Ended):
+                    if event.error is not None:
+                        actors[index].error = event.error
+                        failed += 1
+                        hopeless = len(actors) - failed < layer.needed
+                        if _is_ours(event.error) or (hopeless and not layer.goes_on):
+                            raise event.error
+                    continue
+                match event:
+                    case ObservationReady() | Frames(count=0):
+                        continue
+                    case Frames():
+                        self._frames = event.data
+                    case LayerStarted() if actors[index].relays:
+                        self._layer_id = event.layer_id
+                    case Delta() if not started and not actors[index].relays:
+                        started = True
+                        yield self._started()
+                yield event
+        if len(actors) - failed < layer.needed:
+            raise next(actor.error for actor in actors if actor.error is not None)
+        if actors[0].relays:
+            return
+        if not started:
+            yield self._started()
+        yield LayerFinished(part.layer_id, self._responses(), last=part.last_layer)
 
-    def _deadlines(self) -> Deadlines:
+    async def _layer_view(self) -> bytes:
+        """The layer that has just finished, as the JSON that later actors' expressions see."""
+        observations = [
+            {"actorId": actor.actor.name, "observation": Raw(await self._observed(actor))}
+            for actor in self._actors
+            if actor.error is None
+        ]
+        return msgspec.json.encode(
+            {
+                "layerId": self._layer_id,
+                "responses": responses_value(self._responses()),
+                "observations": observations,
+            }
+        )
+
+    def _responses(self) -> tuple[ActorResponse, ...]:
+        """What the actors of the current layer have said, in the order of the configuration."""
+        return tuple(actor.response for actor in self._actors)
+
+    def _limits(self) -> Deadlines:
         """The run's limits. A call that is not streamed has one event, its whole answer, so where
         the route says how long that may take, this alone counts."""
         timeouts = self.route.config.timeouts
-        total_s, first_event_s = timeouts.total_s, timeouts.first_event_s
-        if total_s is None and self.mode in _EXECUTE_MODES:
-            total_s = EXECUTE_TOTAL_S
-        elif total_s is not None and not self.request.stream:
-            first_event_s = total_s
+        first_event_s, key = timeouts.first_event_s, "total_s"
+        if self.request.stream:
+            total_s, key = timeouts.stream_total_s, "stream_total_s"
+        elif timeouts.total_s is not None:
+            total_s = first_event_s = timeouts.total_s
+        else:
+            total_s = EXECUTE_TOTAL_S if self.mode in _EXECUTE_MODES else None
         ends_at = None if total_s is None else self.services.clock() + total_s
-        return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s)
+        return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s, key)
 
     def _to_send(self, event: Event) -> Iterator[Event]:
         """The event, or what the route's ``event`` transform makes of it."""
-        transform = self.route.transforms.event
-        if transform is None or isinstance(event, Frames):
-            yield event
-            return
-        result = transform.evaluate(event_json(event).decode(), self._bindings)
-        self._told = result is not None
-        if result is None:
-            return
-        try:
-            items = event_items(result)
-        except ValueError as error:
-            raise self._bad_result("event", str(error)) from error
-        for item in items:
-            yield RawEvent(item)
+        items = self._mapper.events(event)
+        self._told = items is not None
+        return items or iter(())
 
     def _started(self) -> LayerStarted:
-        return LayerStarted(LAYER_ID, f"Executing layer {LAYER_ID}...", execution_count=1)
+        layer_id = self._layer_id
+        return LayerStarted(layer_id, f"Executing layer {layer_id}...", execution_count=1)
 
     def failed(self, error: GatewayError) -> Failed:
         """The event that tells a stream's caller of ``error`` and ends the stream."""
-        return Failed(
-            code=error.code,
-            name=error.name,
-            message=error.message,
-            layer_id=self._current_layer(),
-            actor_id=self.route.name,
-            text="".join(self._text),
-        )
+        responses = self._responses()
+        if not any(response.errors for response in responses):
+            told = (ActorError(error.message, error.name),)
+            if len(responses) == 1:
+                responses = (replace(responses[0], errors=told),)
+            else:
+                responses = (*responses, ActorResponse(self.route.name, "", told))
+        return Failed(self._current_layer(), responses)
 
     def _current_layer(self) -> str:
         """The layer that runs now. Frames that were passed on unread are looked into only here."""
@@ -340,16 +285,12 @@ class Run:
                 self._layer_id = event.layer_id
         return self._layer_id
 
-    def _actor_failure(self) -> UpstreamFailed | None:
-        """The failure that an actor of the last layer reports instead of a message, if any."""
-        for response in self.responses:
-            if response.errors and not response.message:
-                error = response.errors[0]
-                return UpstreamFailed(
-                    f"upstream {self.route.upstream.name}: actor {response.actor_id} failed: "
-                    f"{error.message} ({error.name})"
-                )
-        return None
+    def _reported_failure(self) -> UpstreamFailed | None:
+        """The failure that an upstream's own actor reports instead of a message, where its layers
+        were passed on."""
+        if not self.route.plain or (finished := self._actors[0].finished) is None:
+            return None
+        return failure_of(finished.responses, self._actors[0].target.guard.name)
 
     async def _observation(self) -> tuple[str, bytes]:
         """The run's execution ID and its observation, before the route's own transform."""
@@ -358,64 +299,62 @@ class Run:
         return self._made
 
     async def _make_observation(self) -> tuple[str, bytes]:
-        ready = self.ready
-        if ready is not None and self.route.upstream.executes:
-            return ready.execution_id or str(uuid.uuid4()), ready.observation
-        execution_id = str(uuid.uuid4())
-        if ready is not None:
-            observation = ready.observation
-        else:
-            given = {"executionId": execution_id, "responses": responses_value(self.responses)}
-            mapped = await self.route.transforms.responses_to_observation.run(
-                msgspec.json.encode(given).decode(), self._bindings
-            )
-            if mapped is None or not mapped.startswith("{"):
-                raise self._bad_result("responses_to_observation", "it must be an object")
-            observation = mapped.encode()
+        actors = [actor for layer in (*self._done, self._actors) for actor in layer]
+        first = actors[0]
+        if self.route.plain and first.ready is not None and first.target.guard.upstream.executes:
+            return first.ready.execution_id or self._execution_id, first.ready.observation
+        total = self.request.observation
+        carried = any(actor.carried for actor in actors)
+        found: bytes | None = None
+        for actor in actors:
+            if actor.error is None:
+                observed = await self._observed(actor)
+                found = observed if found is None else self._append(found, observed, carried, actor)
+        if found is None:
+            found = b"{}"
+        if total is not None:
+            found = self._append(total, found, self.request.idempotent or carried, first)
+        return self._execution_id, self._named(found, first)
+
+    async def _observed(self, actor: ActorRun) -> bytes:
+        """What one actor found: its upstream's observation, or what it said as one."""
+        if actor.observed is None:
+            actor.observed = await self._observation_of(actor)
+        return actor.observed
+
+    async def _observation_of(self, actor: ActorRun) -> bytes:
+        if actor.ready is not None:
+            return actor.ready.observation
+        finished = actor.finished if actor.relays else None
+        responses = (actor.response,) if finished is None else finished.responses
+        return await self._mapper.observation(responses, self._execution_id)
+
+    def _append(self, first: bytes, second: bytes, replaces: bool, actor: ActorRun) -> bytes:
         try:
-            observation = with_execution_id(observation, execution_id)
-            if self.request.observation is not None:
-                replaces = self.request.idempotent
-                observation = append(self.request.observation, observation, replace=replaces)
-                observation = with_execution_id(observation, execution_id)
+            return append(first, second, replace=replaces)
         except RequestRejected as error:  # the caller's own was checked when it came
-            if ready is None:
-                raise self._bad_result("responses_to_observation", error.message) from error
-            raise UpstreamFailed(
-                f"upstream {self.route.upstream.name}: {error.message}", code=Code.UPSTREAM_INVALID
-            ) from error
-        return execution_id, observation
+            raise self._no_observation(actor, error.message) from error
 
-    async def _transformed(self, observation: bytes) -> bytes:
-        """The observation, or what the route's ``observation`` transform makes of it."""
-        transform = self.route.transforms.observation
-        if transform is None:
-            return observation
-        result = await transform.run(observation.decode(), self._bindings)
-        return b"null" if result is None else result.encode()
+    def _named(self, observation: bytes, actor: ActorRun) -> bytes:
+        try:
+            return with_execution_id(observation, self._execution_id)
+        except RequestRejected as error:
+            raise self._no_observation(actor, error.message) from error
 
-    async def _json(self, observation: bytes) -> bytes:
-        mapping = self.route.transforms.observation_to_json
-        result = await mapping.run(observation.decode(), self._bindings)
-        return b"{}" if result is None else result.encode()
-
-    async def _message(self, observation: bytes) -> str:
-        """The text that stands for an observation where an actor's message is wanted."""
-        if self.route.transforms.observation is not None:
-            return _text_of(await self._transformed(observation))
-        given = {"observation": Raw(observation), "json": Raw(await self._json(observation))}
-        result = await self.route.transforms.observation_to_message.run(
-            msgspec.json.encode(given).decode(), self._bindings
+    def _no_observation(self, actor: ActorRun, what: str) -> GatewayError:
+        if actor.ready is None:
+            return self._mapper.bad_result("responses_to_observation", what)
+        return UpstreamFailed(
+            f"upstream {actor.target.guard.name}: {what}", code=Code.UPSTREAM_INVALID
         )
-        return "" if result is None else _text_of(result.encode())
 
-    async def _view(self, observation: bytes) -> bytes | None:
+    async def _own_view(self, observation: bytes) -> bytes | None:
         """The caller's own expression over the observation, in the sandbox."""
         metrics, clock = self.services.metrics, self.services.clock
         began = clock()
         try:
             return await self.services.sandbox.evaluate(
-                self.request.transform or "", observation, self._bindings
+                self.request.transform or "", observation, self._mapper.bindings
             )
         except TransformFailed as error:
             metrics.transform_errors.labels(self.route.name, "client", error.reason).inc()
@@ -424,8 +363,6 @@ class Run:
             metrics.transform_duration.labels(self.route.name, "client").observe(clock() - began)
 
 
-def _text_of(value: bytes) -> str:
-    """A JSON string's text; any other JSON value as its own text."""
-    if value.startswith(b'"'):
-        return msgspec.json.decode(value, type=str)
-    return value.decode()
+def _is_ours(error: GatewayError) -> bool:
+    """Whether no other actor could help: the request or the configuration is at fault."""
+    return isinstance(error, RequestRejected | TransformFailed)

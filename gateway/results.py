@@ -34,6 +34,9 @@ class _Changes(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     observation: Raw | UnsetType = UNSET
     runtime_parameters: dict[str, Any] | UnsetType | None = UNSET
     meta_data: dict[str, Any] | UnsetType | None = UNSET
+    # An actor's view has these beside the fields; they may come back, and change nothing.
+    request: dict[str, Raw] | UnsetType = UNSET
+    layers: list[Raw] | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(_Changes)
@@ -45,7 +48,8 @@ def apply_changes(request: Request, result: str) -> Request:
     ``result`` is the JSON text of an object with fields of the request's view (``request_view``).
     One that is null is taken away. Media are chosen by listing them, as objects with their ``id``
     or as IDs; their order is that of the list. ``pipeline`` and ``executionId`` may be there, as
-    they are when a whole view comes back, but may not differ.
+    they are when a whole view comes back, but may not differ; ``request`` and ``layers`` may be
+    there too, for the same reason.
 
     Raises:
         ValueError: ``result`` is no such object, or lists a media that the request does not have.

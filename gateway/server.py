@@ -24,13 +24,13 @@ from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, Outcome, RequestRejected
 from gateway.fanout import Waited
-from gateway.health import Health
-from gateway.keys import Caller, Keyring
+from gateway.keys import Caller
 from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.model import Event, Failed, Frames, Request
-from gateway.pipeline import Route, Run, Services
+from gateway.pipeline import Run
+from gateway.route import Route
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
-from gateway.sections import BoundsConfig
+from gateway.site import Site
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
@@ -50,6 +50,7 @@ class Exchange:
     """What is known of one request and its answer, for the metrics and the log."""
 
     request: web.BaseRequest
+    site: Site
     request_id: str
     began: float
     dialect: Dialect
@@ -73,30 +74,16 @@ class Exchange:
 
 
 class Gateway:
-    """Answers every request of one configuration.
+    """Answers every request, each by the configuration that was live when it began.
 
     Args:
         clock: monotonic seconds, the running loop's own.
     """
 
-    def __init__(
-        self,
-        *,
-        routes: Mapping[str, Route],
-        keyring: Keyring,
-        bounds: BoundsConfig,
-        forward_headers: tuple[str, ...],
-        services: Services,
-        health: Health,
-    ) -> None:
-        self._routes = routes
-        self._keyring = keyring
-        self._bounds = bounds
-        self._forward_headers = tuple(name.lower() for name in forward_headers)
-        self._services = services
-        self._health = health
-        self._metrics: Metrics = services.metrics
-        self._clock = services.clock
+    def __init__(self, site: Site, *, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._site = site
+        self._metrics = metrics
+        self._clock = clock
         self._actions: dict[str, Callable[[Exchange, Target], Awaitable[web.StreamResponse]]] = {
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -111,7 +98,9 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
         path = request.rel_url.raw_path
-        exchange = Exchange(request, _request_id(request), self._clock(), dialect_of(path))
+        site = self._site
+        exchange = Exchange(request, site, _request_id(request), self._clock(), dialect_of(path))
+        site.enter()
         try:
             try:
                 target = resolve(request.method, path)
@@ -128,7 +117,18 @@ class Gateway:
             exchange.outcome = Outcome.CLIENT_GONE
             raise
         finally:
+            site.leave()
             self._account(exchange)
+
+    @property
+    def site(self) -> Site:
+        """The configuration that is live."""
+        return self._site
+
+    def swap(self, site: Site) -> Site:
+        """Requests that begin from now on use ``site``. Returns the one before."""
+        before, self._site = self._site, site
+        return before
 
     # Pipelines
 
@@ -145,7 +145,7 @@ class Gateway:
         body = await self._read_body(exchange)
         origin = self._origin(exchange, target, caller, stream)
         request = await _parse(cambrion.parse_request, origin, body)
-        run = Run(route, request, exchange.mode, self._services, exchange.waited)
+        run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
         if stream:
             return await self._stream(exchange, run)
         result = await run.call(Dialect.CAMBRION)
@@ -169,8 +169,8 @@ class Gateway:
                 exchange,
                 read_form(
                     request,
-                    bytes_max=self._bounds.body_bytes_max,
-                    parts_max=self._bounds.parts_max,
+                    bytes_max=exchange.site.bounds.body_bytes_max,
+                    parts_max=exchange.site.bounds.parts_max,
                 ),
             )
             exchange.request_bytes = sum(len(part.data) for part in body)
@@ -181,7 +181,7 @@ class Gateway:
             route,
             await _parse(pupau.parse_request, origin, body),
             exchange.mode,
-            self._services,
+            exchange.site.services,
             exchange.waited,
         )
         if stream:
@@ -192,10 +192,10 @@ class Gateway:
 
     def _admit(self, exchange: Exchange, target: Target) -> tuple[Route, Caller]:
         """The pipeline and the caller, once it is certain that the one is open to the other."""
-        route = self._routes.get(target.pipeline)
+        route = exchange.site.routes.get(target.pipeline)
         if route is not None:
-            exchange.pipeline, exchange.upstream = route.name, route.upstream.name
-        caller = self._keyring.identify(exchange.request.headers)
+            exchange.pipeline, exchange.upstream = route.name, ", ".join(route.upstreams)
+        caller = exchange.site.keyring.identify(exchange.request.headers)
         exchange.key = caller.name
         if not caller.may(target.pipeline):
             raise RequestRejected("this key does not open that pipeline", code=Code.FORBIDDEN)
@@ -211,21 +211,21 @@ class Gateway:
         own = {token.strip().lower() for token in given.get(hdrs.CONNECTION, "").split(",")}
         headers = {
             name: given[name].encode("utf-8", "replace").decode()
-            for name in self._forward_headers
+            for name in exchange.site.server.forward_headers
             if name in given and name not in own
         }
         return Origin(
             pipeline=target.pipeline,
             request_id=exchange.request_id,
             stream=stream,
-            media_max=self._bounds.media_max,
+            media_max=exchange.site.bounds.media_max,
             headers=headers,
             key=caller.name,
         )
 
     async def _read_body(self, exchange: Exchange) -> bytes:
         body = await self._timed(
-            exchange, read_body(exchange.request, bytes_max=self._bounds.body_bytes_max)
+            exchange, read_body(exchange.request, bytes_max=exchange.site.bounds.body_bytes_max)
         )
         exchange.request_bytes = len(body)
         return body
@@ -319,17 +319,17 @@ class Gateway:
     # Descriptions
 
     async def _list(self, exchange: Exchange, target: Target) -> web.StreamResponse:
-        caller = self._keyring.identify(exchange.request.headers)
+        caller = exchange.site.keyring.identify(exchange.request.headers)
         exchange.key = caller.name
         described = [
-            self._description(route) for route in self._routes.values() if caller.may(route.name)
+            _description(route) for route in exchange.site.routes.values() if caller.may(route.name)
         ]
         return await self._send(exchange, 200, msgspec.json.encode(described))
 
     async def _describe(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         route, _ = self._admit(exchange, target)
         definition = await self._graph(exchange, route)
-        described = {"pipeline": self._description(route), "pipelineDefinition": definition}
+        described = {"pipeline": _description(route), "pipelineDefinition": definition}
         return await self._send(exchange, 200, msgspec.json.encode(described))
 
     async def _definition(self, exchange: Exchange, target: Target) -> web.StreamResponse:
@@ -340,25 +340,9 @@ class Gateway:
     async def _graph(self, exchange: Exchange, route: Route) -> dict[str, Any]:
         began = self._clock()
         try:
-            return await self._services.fanout.ask(
-                route.upstream,
-                route.upstream.definition(route.target, exchange.request_id),
-                route.config.timeouts.first_event_s,
-            )
+            return await route.definition(exchange.request_id)
         finally:
             exchange.waited.upstream_s += self._clock() - began
-
-    def _description(self, route: Route) -> dict[str, Any]:
-        config = route.config
-        described: dict[str, Any] = {"pipelineId": route.name, "name": route.name}
-        answers = self._health.status(route.upstream.name)
-        optional = {
-            "description": config.description,
-            "tag": config.tag,
-            "status": None if answers is None else "READY" if answers else "UNAVAILABLE",
-            "version": config.version,
-        }
-        return described | {name: value for name, value in optional.items() if value is not None}
 
     # The gateway itself
 
@@ -366,7 +350,7 @@ class Gateway:
         return await self._send(exchange, 200, b'{"alive":true}')
 
     async def _readyz(self, exchange: Exchange, target: Target) -> web.StreamResponse:
-        failures = await self._health.failures()
+        failures = await exchange.site.health.failures()
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._send(exchange, 503 if failures else 200, body)
 
@@ -455,6 +439,19 @@ class Gateway:
             if exchange.outcome is not Outcome.REJECTED:
                 fields["error"] = exchange.message
         logs.requests.info("request", extra={"fields": fields})
+
+
+def _description(route: Route) -> dict[str, Any]:
+    config = route.config
+    described: dict[str, Any] = {"pipelineId": route.name, "name": route.name}
+    answers = route.answers
+    optional = {
+        "description": config.description,
+        "tag": config.tag,
+        "status": None if answers is None else "READY" if answers else "UNAVAILABLE",
+        "version": config.version,
+    }
+    return described | {name: value for name, value in optional.items() if value is not None}
 
 
 def _request_id(request: web.BaseRequest) -> str:

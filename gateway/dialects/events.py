@@ -148,12 +148,10 @@ def event_json(event: Event) -> bytes:
             if event.execution_count is not None:
                 value["executionCount"] = event.execution_count
         case Failed():
-            error = ActorError(event.message, event.name)
-            failed = ActorResponse(event.actor_id, event.text, errors=(error,))
             value = {
                 "type": "LAYER_RESPONSE",
                 "layerId": event.layer_id,
-                "responses": responses_value((failed,)),
+                "responses": responses_value(event.responses),
                 "last": True,
             }
         case ObservationReady():

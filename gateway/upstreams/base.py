@@ -24,8 +24,9 @@ class Call:
     ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
     ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
     upstream's SSE frames untouched (``Frames``), if this kind can give them. ``body`` holds the
-    fields of this kind's request body but for media and flags, as JSON texts; ``inputs`` and
-    ``output`` are Triton's, an expression per input tensor and one over the output tensors.
+    fields of this kind's request body but for media and flags, as JSON texts; ``layers`` is the
+    JSON list of the finished layers, which expressions see too; ``inputs`` and ``output`` are
+    Triton's, an expression per input tensor and one over the output tensors.
     ``bindings`` are the variables that expressions see: ``pipeline``, ``requestId``, ``headers``,
     ``key``.
     """
@@ -38,6 +39,7 @@ class Call:
     connect_s: float = 5.0
     frames: bool = False
     body: Mapping[str, Raw] = field(default_factory=dict)
+    layers: bytes | None = None
     inputs: Mapping[str, Transform] = field(default_factory=dict)
     output: Transform | None = None
     bindings: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import Code, RequestRejected, TransformFailed
-from gateway.model import request_view
+from gateway.model import layered_view, request_view
 from gateway.transform import Transform
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton_codec import Encoded, TensorError, encode
@@ -85,7 +85,13 @@ class _Expressions:
 
     def _evaluate(self, tensor: Tensor, transform: Transform) -> str | None:
         if self._view is None:
-            self._view = msgspec.json.encode(request_view(self._call.request)).decode()
+            request, layers = self._call.request, self._call.layers
+            view = (
+                msgspec.json.encode(request_view(request))
+                if layers is None
+                else layered_view(request, layers)
+            )
+            self._view = view.decode()
         bindings = {**self._call.bindings, "media": list(self._media)}
         try:
             return transform.evaluate(self._view, bindings)

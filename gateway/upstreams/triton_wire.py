@@ -134,11 +134,16 @@ def failure(refused: Refused, upstream: str, model: str | None) -> UpstreamFaile
             return UpstreamFailed(f"{where}: {said}", code=Code.UPSTREAM_INVALID)
         case Status.UNAUTHORIZED:
             return UpstreamFailed(f"{where}: refused the gateway ({said})")
-        case Status.BROKEN | Status.UNAVAILABLE:
-            return UpstreamFailed(f"{where}: {said}")
-        case Status.UNIMPLEMENTED | Status.IN_STREAM | Status.INTERNAL:
+        case (
+            Status.BROKEN
+            | Status.UNAVAILABLE
+            | Status.UNIMPLEMENTED
+            | Status.IN_STREAM
+            | Status.INTERNAL
+        ):
             # A model that fails on what it was given says nothing of the server, or of others.
-            return UpstreamFailed(f"{where}: {said}", alive=True)
+            alive = refused.status not in (Status.BROKEN, Status.UNAVAILABLE)
+            return UpstreamFailed(f"{where}: {said}", alive=alive)
 
 
 def is_busy(said: str) -> bool:

@@ -1,0 +1,175 @@
+"""What a pipeline's expressions make of requests, observations and messages.
+
+Owns: the value that each stage's expression is given, and what its result may be.
+Does not know: in which order a run applies them, upstreams, who is calling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from gateway.dialects.events import event_json, responses_value
+from gateway.errors import Code, RequestRejected, TransformFailed
+from gateway.measured import Measured
+from gateway.metrics import Metrics
+from gateway.model import (
+    ActorResponse,
+    Event,
+    Frames,
+    RawEvent,
+    Request,
+    layered_view,
+    request_view,
+)
+from gateway.results import apply_changes, event_items
+from gateway.route import Actor, Route
+
+#: Fields of the upstreams' request bodies that no mapping makes.
+_ADDED_FIELDS: Final = frozenset(
+    ("media", "transient", "idempotent", "tryImageConversion", "trySimpleText", "file")
+)
+
+
+class Mapper:
+    """The expressions of ``route`` for one request; ``bindings`` are the variables they see."""
+
+    def __init__(self, route: Route, bindings: Mapping[str, Any], metrics: Metrics) -> None:
+        self._route = route
+        self._transforms = route.transforms
+        self._metrics = metrics
+        self.bindings = bindings
+
+    async def request(self, request: Request) -> Request:
+        """The request, or what the route's ``request`` transform makes of it."""
+        transform = self._transforms.request
+        if transform is None:
+            return request
+        return await self._changed(request, transform, "request", _view(request))
+
+    async def actor_request(
+        self, request: Request, actor: Actor, layers: bytes, *, first: bool
+    ) -> Request:
+        """What ``actor`` is asked: its own ``request`` transform over the request and ``layers``,
+        the JSON list of the finished ones; without one, in any layer but the first, what
+        ``layers_to_request`` makes of them."""
+        if actor.request is not None:
+            transform, stage = actor.request, f"request transform of actor {actor.name}"
+        elif not first:
+            transform, stage = self._transforms.layers_to_request, "layers_to_request"
+        else:
+            return request
+        return await self._changed(
+            request, transform, stage, layered_view(request, layers).decode()
+        )
+
+    async def _changed(
+        self, request: Request, transform: Measured, stage: str, view: str
+    ) -> Request:
+        changed = await transform.run(view, self.bindings)
+        if changed is None:
+            return request
+        try:
+            return apply_changes(request, changed)
+        except ValueError as error:
+            raise self.bad_result(stage, str(error)) from error
+
+    async def sticky(self, actor: Actor, request: Request, layers: bytes) -> str | None:
+        """What keeps requests together under policy ``weighted``, as JSON text."""
+        if actor.sticky is None:
+            return None
+        return await actor.sticky.run(layered_view(request, layers).decode(), self.bindings)
+
+    async def body(self, kind: str, request: Request) -> dict[str, Raw]:
+        """The request in the words of an upstream that speaks one of the dialects."""
+        if kind == "cambrion":
+            stage, mapping = "request_to_cambrion", self._transforms.request_to_cambrion
+        elif kind == "pupau":
+            stage, mapping = "request_to_pupau", self._transforms.request_to_pupau
+        else:
+            return {}
+        try:
+            mapped = await mapping.run(_view(request), self.bindings)
+        except TransformFailed as error:
+            if error.reason != "output":
+                raise
+            raise RequestRejected(
+                "text and observation together are longer than transforms.output_bytes_max",
+                code=Code.TOO_LARGE,
+            ) from error
+        if mapped is None or not mapped.startswith("{"):
+            raise self.bad_result(stage, "it must be an object")
+        fields = msgspec.json.decode(mapped, type=dict[str, Raw])
+        if reserved := _ADDED_FIELDS.intersection(fields):
+            raise self.bad_result(stage, f'the gateway adds "{min(reserved)}" itself')
+        return fields
+
+    def events(self, event: Event) -> Iterator[Event] | None:
+        """What the route's ``event`` transform makes of an event; ``None``: it drops it."""
+        transform = self._transforms.event
+        if transform is None or isinstance(event, Frames):
+            return iter((event,))
+        result = transform.evaluate(event_json(event).decode(), self.bindings)
+        if result is None:
+            return None
+        try:
+            return map(RawEvent, event_items(result))
+        except ValueError as error:
+            raise self.bad_result("event", str(error)) from error
+
+    async def observation(self, responses: tuple[ActorResponse, ...], execution_id: str) -> bytes:
+        """What actors said, as an observation of the execution of that ID."""
+        given = {"executionId": execution_id, "responses": responses_value(responses)}
+        mapping = self._transforms.responses_to_observation
+        mapped = await mapping.run(msgspec.json.encode(given).decode(), self.bindings)
+        if mapped is None or not mapped.startswith("{"):
+            raise self.bad_result("responses_to_observation", "it must be an object")
+        return mapped.encode()
+
+    async def transformed(self, observation: bytes) -> bytes:
+        """The observation, or what the route's ``observation`` transform makes of it."""
+        transform = self._transforms.observation
+        if transform is None:
+            return observation
+        result = await transform.run(observation.decode(), self.bindings)
+        return b"null" if result is None else result.encode()
+
+    async def json(self, observation: bytes) -> bytes:
+        """The observation's JSON view."""
+        result = await self._transforms.observation_to_json.run(observation.decode(), self.bindings)
+        return b"{}" if result is None else result.encode()
+
+    async def message(self, observation: bytes, *, final: bool) -> str:
+        """The text that stands for an observation where an actor's message is wanted; ``final``:
+        it is the whole run's, so that the route's ``observation`` transform applies."""
+        if final and self._transforms.observation is not None:
+            return _text_of(await self.transformed(observation))
+        given = {"observation": Raw(observation), "json": Raw(await self.json(observation))}
+        result = await self._transforms.observation_to_message.run(
+            msgspec.json.encode(given).decode(), self.bindings
+        )
+        return "" if result is None else _text_of(result.encode())
+
+    def bad_result(self, stage: str, what: str) -> TransformFailed:
+        """The error for an expression whose result cannot be used."""
+        name = stage.split(maxsplit=1)[0]
+        self._metrics.transform_errors.labels(self._route.name, name, "result").inc()
+        words = stage if "transform" in stage else f"{stage} transform"
+        return TransformFailed(
+            f"pipeline {self._route.name}, {words}: its result does not fit: {what}",
+            reason="result",
+        )
+
+
+def _view(request: Request) -> str:
+    return msgspec.json.encode(request_view(request)).decode()
+
+
+def _text_of(value: bytes) -> str:
+    """A JSON string's text; any other JSON value as its own text."""
+    if value.startswith(b'"'):
+        return msgspec.json.decode(value, type=str)
+    return value.decode()

@@ -1,0 +1,180 @@
+"""A configured pipeline, ready to run: its layers of actors, and where each actor can run.
+
+Owns: the structure that a run walks through, and what can be told of a pipeline without running it.
+Does not know: requests, events, dialects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.compiled import CompiledActor, CompiledPipeline
+from gateway.guard import Guard
+from gateway.measured import Measured
+from gateway.sections import ActorSection, PipelineConfig, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of the upstreams that an actor can run on. ``pipeline`` is that upstream's own name for
+    what is run; ``inputs`` and ``output`` are Triton's, ``weight`` that of policy ``weighted``."""
+
+    guard: Guard
+    pipeline: str
+    weight: float
+    inputs: Mapping[str, Measured]
+    output: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """One actor. ``request`` and ``sticky`` are its own transforms, where it has them."""
+
+    name: str
+    targets: tuple[Target, ...]
+    policy: Policy
+    hedge_after_s: float | None
+    sticky: Measured | None
+    request: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Actors that run side by side. ``needed`` of them must succeed; with ``goes_on`` the others
+    run to their end where one fails."""
+
+    actors: tuple[Actor, ...]
+    needed: int
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One configured pipeline. ``transforms`` are measured and compiled.
+
+    ``plain``: it was configured without layers, so that an upstream that has layers of its own
+    shows them to the caller."""
+
+    name: str
+    config: PipelineConfig
+    layers: tuple[Layer, ...]
+    transforms: CompiledPipeline[Measured]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one actor, named as the pipeline."""
+        return not self.config.layers
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The names of all upstreams that it can run on, each once."""
+        return tuple(dict.fromkeys(target.guard.name for target in self.targets()))
+
+    def targets(self) -> Iterator[Target]:
+        """Where its actors can run, in the order of the file."""
+        for layer in self.layers:
+            for actor in layer.actors:
+                yield from actor.targets
+
+    @property
+    def answers(self) -> bool | None:
+        """Whether every actor has an upstream whose last answer was good; ``None``: not known."""
+        actors = [
+            [target.guard.answers for target in actor.targets]
+            for layer in self.layers
+            for actor in layer.actors
+        ]
+        if any(all(answers is False for answers in targets) for targets in actors):
+            return False
+        return True if all(any(targets) for targets in actors) else None
+
+    async def definition(self, request_id: str) -> dict[str, Any]:
+        """Its graph, ``{"nodes": [...], "edges": [...]}``: the upstream's own where it is one
+        actor; else a node for each actor, and edges from each to all of the next layer.
+
+        Raises:
+            UpstreamFailed, UpstreamTimeout: the upstream did not tell.
+        """
+        if self.plain:
+            target = next(self.targets())
+            return await target.guard.ask(
+                target.guard.upstream.definition(target.pipeline, request_id),
+                self.config.timeouts.first_event_s,
+            )
+        nodes = [
+            {
+                "modelId": actor.name,
+                "modelName": actor.targets[0].pipeline,
+                "inputs": [],
+                "outputs": [],
+            }
+            for layer in self.layers
+            for actor in layer.actors
+        ]
+        pairs = [
+            (source.name, target.name)
+            for before, after in zip(self.layers, self.layers[1:], strict=False)
+            for source in before.actors
+            for target in after.actors
+        ]
+        edges = [
+            {"id": f"edge-{number}", "source": source, "target": target}
+            for number, (source, target) in enumerate(pairs, start=1)
+        ]
+        return {"nodes": nodes, "edges": edges}
+
+
+def build_routes(
+    pipelines: Mapping[str, PipelineConfig],
+    guards: Mapping[str, Guard],
+    transforms: Mapping[str, CompiledPipeline[Measured]],
+) -> dict[str, Route]:
+    """The routes of a configuration; ``guards`` by the names of the upstreams."""
+
+    def layers(name: str, section: PipelineConfig) -> tuple[Layer, ...]:
+        compiled = transforms[name].layers
+        if not section.layers:
+            return (Layer((_actor(name, section, compiled[0][0], guards),), 1, False),)
+        return tuple(
+            Layer(
+                tuple(
+                    _actor(actor.actor, actor, each, guards)
+                    for actor, each in zip(layer.actors, made, strict=True)
+                ),
+                layer.needed,
+                layer.on_error == "continue",
+            )
+            for layer, made in zip(section.layers, compiled, strict=True)
+        )
+
+    return {
+        name: Route(name, section, layers(name, section), transforms[name])
+        for name, section in pipelines.items()
+    }
+
+
+def _actor(
+    name: str,
+    section: ActorSection,
+    compiled: CompiledActor[Measured],
+    guards: Mapping[str, Guard],
+) -> Actor:
+    return Actor(
+        name=name,
+        targets=tuple(
+            Target(
+                guard=guards[target.upstream],
+                pipeline=target.pipeline or name,
+                weight=target.weight,
+                inputs=made.inputs,
+                output=made.output,
+            )
+            for target, made in zip(section.targets(), compiled.targets, strict=True)
+        ),
+        policy=section.policy,
+        hedge_after_s=section.hedge_after_s,
+        sticky=compiled.sticky,
+        request=compiled.request,
+    )

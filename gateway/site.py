@@ -1,0 +1,53 @@
+"""Everything that was made of one configuration, for as long as requests use it.
+
+Owns: what belongs together, so that a request sees one configuration from its head to its end; the
+count of the requests that do, and the closing of what the last of them has left.
+Does not know: how any of it is made, or when another takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from gateway.health import Health
+from gateway.keys import Keyring
+from gateway.route import Route
+from gateway.sections import BoundsConfig, ServerConfig
+from gateway.services import Services
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """One configuration, ready to serve. ``close`` lets go of what only this one holds."""
+
+    server: ServerConfig
+    bounds: BoundsConfig
+    keyring: Keyring
+    routes: dict[str, Route]
+    health: Health
+    services: Services
+    close: Callable[[], Awaitable[None]]
+    _users: int = 0
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self) -> None:
+        """A request begins that uses it."""
+        self._users += 1
+        self._unused.clear()
+
+    def leave(self) -> None:
+        """That request is done."""
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
+
+    async def retire(self) -> None:
+        """Close it once no request uses it. None may begin any more."""
+        if self._users:
+            await self._unused.wait()
+        # Compiled expressions may only be let go of by the thread that made them: let go of here,
+        # they are not left to a garbage collection that runs wherever it happens to.
+        self.routes.clear()
+        await self.close()
