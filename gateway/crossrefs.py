@@ -10,10 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fnmatch import translate
-from typing import Any
+from typing import Any, Final
 
-from gateway.explain import KeyPath, Problems, did_you_mean
+from gateway.explain import KeyPath, Problems, did_you_mean, dotted
 from gateway.yamltext import Items, Node, Scalar, Section, quoted
+
+#: What only an actor has; a pipeline without layers is one.
+_OF_ACTORS: Final = frozenset(
+    ("upstream", "upstreams", "policy", "hedge_after_s", "sticky", "pipeline", "inputs", "output")
+)
 
 
 def check(data: Any, problems: Problems) -> None:
@@ -33,26 +38,133 @@ def check(data: Any, problems: Problems) -> None:
 
 
 def _pipelines(pipelines: dict[str, Any], upstreams: Any, problems: Problems) -> None:
+    for name, pipeline in pipelines.items():
+        if not isinstance(pipeline, dict):
+            continue
+        path: KeyPath = ("pipelines", name)
+        if "layers" not in pipeline:
+            _actor(pipeline, path, upstreams, problems)
+            continue
+        for key in _OF_ACTORS & pipeline.keys():
+            words = "belongs to an actor where there are layers"
+            problems.add(_key(problems, path, key), (*path, key), words)
+        _layers(pipeline["layers"], (*path, "layers"), upstreams, problems)
+
+
+def _layers(layers: Any, path: KeyPath, upstreams: Any, problems: Problems) -> None:
+    if isinstance(layers, list) and not layers:
+        problems.add(_node(problems.document.root, path).start, path, "lists no layer")
+    named: dict[str, KeyPath] = {}
+    for n, layer in enumerate(layers if isinstance(layers, list) else ()):
+        actors = layer.get("actors") if isinstance(layer, dict) else None
+        if not isinstance(actors, list):
+            continue
+        place: KeyPath = (*path, n)
+        of_actors = place
+        if isinstance(_node(problems.document.root, place), Section):
+            of_actors = (*place, "actors")
+            need = layer.get("need")
+            if isinstance(need, str) and need.isdigit() and int(need) > len(actors):
+                node = _node(problems.document.root, (*place, "need"))
+                words = f"is more than the {len(actors)} actors of the layer"
+                problems.add(node.start, (*place, "need"), words)
+        if not actors:
+            problems.add(
+                _node(problems.document.root, of_actors).start, of_actors, "lists no actor"
+            )
+        for m, actor in enumerate(actors):
+            if not isinstance(actor, dict):
+                continue
+            one: KeyPath = (*of_actors, m)
+            _actor(actor, one, upstreams, problems)
+            name = actor.get("actor")
+            if isinstance(name, str) and named.setdefault(name, one) != one:
+                node = _node(problems.document.root, (*one, "actor"))
+                words = f"is the name of {dotted(named[name])} already"
+                problems.add(node.start, (*one, "actor"), words)
+
+
+def _actor(actor: dict[str, Any], path: KeyPath, upstreams: Any, problems: Problems) -> None:
+    """Where an actor runs, or a pipeline without layers, which is one."""
+    targets = actor.get("upstreams")
+    if "upstream" in actor and "upstreams" in actor:
+        words = "stands beside upstream; keep one of the two"
+        problems.add(_key(problems, path, "upstreams"), (*path, "upstreams"), words)
+    elif "upstream" not in actor and "upstreams" not in actor:
+        problems.add(_start(problems, path), (*path, "upstream"), "is missing")
+    elif isinstance(targets, list) and not targets:
+        place: KeyPath = (*path, "upstreams")
+        problems.add(_node(problems.document.root, place).start, place, "lists no upstream")
+    _policy(actor, path, problems)
     if not isinstance(upstreams, dict):
         return
-    for name, pipeline in pipelines.items():
-        upstream = pipeline.get("upstream") if isinstance(pipeline, dict) else None
-        if not isinstance(upstream, str):
+    kinds = set()
+    if isinstance(name := actor.get("upstream"), str):
+        kinds.add(_upstream(name, (*path, "upstream"), upstreams, problems))
+    for n, target in enumerate(targets if isinstance(targets, list) else ()):
+        place = (*path, "upstreams", n)
+        if not isinstance(target, dict) or not isinstance(name := target.get("upstream"), str):
             continue
-        if upstream not in upstreams:
-            path = ("pipelines", name, "upstream")
-            node = _node(problems.document.root, path)
-            written = node.text if isinstance(node, Scalar) else ""
-            near = did_you_mean(upstream, list(upstreams)) if written == upstream else ""
-            problems.add(node.start, path, f"there is no upstream {quoted(written)}{near}")
-            continue
-        kind = upstreams[upstream].get("kind") if isinstance(upstreams[upstream], dict) else None
-        if kind in ("cambrion", "pupau"):
-            for key in pipeline.keys() & {"inputs", "output"}:
-                section = _node(problems.document.root, ("pipelines", name))
-                offset = section.keys[key] if isinstance(section, Section) else 0
+        short = not isinstance(_node(problems.document.root, place), Section)
+        kind = _upstream(name, place if short else (*place, "upstream"), upstreams, problems)
+        kinds.add(kind)
+        _tensors(target, place, name, kind, problems)
+    if len(kinds) == 1:
+        _tensors(actor, path, str(name), kinds.pop(), problems)
+
+
+def _policy(actor: dict[str, Any], path: KeyPath, problems: Problems) -> None:
+    """Keys that only some policies look at, where they would be overlooked."""
+    policy = actor.get("policy", "fallback")
+    if "policy" in actor and "upstreams" not in actor:
+        words = "chooses among several; it needs upstreams"
+        problems.add(_key(problems, path, "policy"), (*path, "policy"), words)
+        return
+    for key, needed in (("hedge_after_s", "hedge"), ("sticky", "weighted")):
+        if key in actor and policy != needed:
+            words = f"is only looked at with policy: {needed}"
+            problems.add(_key(problems, path, key), (*path, key), words)
+    targets = actor.get("upstreams")
+    for n, target in enumerate(targets if isinstance(targets, list) else ()):
+        if isinstance(target, dict) and "weight" in target and policy != "weighted":
+            place = (*path, "upstreams", n)
+            words = "is only looked at with policy: weighted"
+            problems.add(_key(problems, place, "weight"), (*place, "weight"), words)
+
+
+def _upstream(name: str, path: KeyPath, upstreams: dict[str, Any], problems: Problems) -> str:
+    """The kind of the upstream ``name``, which stands at ``path``; ``""``: there is none."""
+    if name not in upstreams:
+        node = _node(problems.document.root, path)
+        written = node.text if isinstance(node, Scalar) else ""
+        near = did_you_mean(name, list(upstreams)) if written == name else ""
+        problems.add(node.start, path, f"there is no upstream {quoted(written)}{near}")
+        return ""
+    section = upstreams[name]
+    return str(section.get("kind", "")) if isinstance(section, dict) else ""
+
+
+def _tensors(
+    section: dict[str, Any], path: KeyPath, upstream: str, kind: str, problems: Problems
+) -> None:
+    if kind in ("cambrion", "pupau"):
+        for key in ("inputs", "output"):
+            if key in section:
                 words = f"only a Triton upstream has tensors; {quoted(upstream)} is of kind {kind}"
-                problems.add(offset, ("pipelines", name, key), words)
+                problems.add(_key(problems, path, key), (*path, key), words)
+
+
+def _start(problems: Problems, path: KeyPath) -> int:
+    """Where a section is named: its own key, or its beginning in a list."""
+    if isinstance(path[-1], str):
+        return _key(problems, path[:-1], path[-1])
+    return _node(problems.document.root, path).start
+
+
+def _key(problems: Problems, path: KeyPath, key: str) -> int:
+    """Where ``key`` of the section at ``path`` is written."""
+    section = _node(problems.document.root, path)
+    return section.keys[key] if isinstance(section, Section) else section.start
 
 
 def _globs(keys: Any, names: list[str], problems: Problems) -> None:

@@ -525,7 +525,7 @@ class LayerConfig(Section):
 
     short: ClassVar[str] = "actors"
 
-    actors: tuple[ActorConfig, ...] = Field(min_length=1, description="The actors.")
+    actors: tuple[ActorConfig, ...] = Field(description="The actors.")
     on_error: Literal["fail", "continue"] = Field(
         default="fail",
         description="fail: once fewer than need can succeed, the run ends; continue: the others "

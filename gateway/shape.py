@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Final, Literal
 
 import annotated_types
@@ -122,6 +123,8 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
     if words is None and origin is tuple:
         return Sequence(_shape(arguments[0], ()))
     choices = tuple(str(choice) for choice in arguments) if origin is Literal else ()
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        choices = tuple(str(choice.value) for choice in annotation)
     if choices:
         words = Words(f"one of {', '.join(choices)}", shown=True)
     return Leaf(words or _scalar_words(annotation, metadata), choices)

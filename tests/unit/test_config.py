@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from gateway import config as config_module
+from gateway import sections as sections_module
 from gateway.config import Config, default_mapping, default_path, load, reference
 from gateway.errors import ConfigError
 from gateway.sections import MappingsConfig, PupauUpstreamConfig, TritonUpstreamConfig
@@ -71,7 +71,9 @@ def problems(loaded: Loader, folder: Path, text: str, *args: Any, **kwargs: Any)
 def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
     config = loaded(LEAST)
     assert config.server.model_dump() == {
-        "host": "127.0.0.1", "port": 8080, "forward_headers": (),
+        "host": "127.0.0.1", "port": 8080, "forward_headers": (), "heartbeat_s": 15.0,
+        "write_timeout_s": 60.0, "header_timeout_s": 10.0, "body_timeout_s": 30.0,
+        "body_bytes_per_s_min": 4096, "pre_stop_s": 5.0, "drain_s": 20.0, "watch": True,
     }  # fmt: skip
     assert config.keys is None
     assert config.transforms.engine == "jsonatapy"
@@ -82,7 +84,9 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
 def test_every_key_can_be_set(loaded: Loader) -> None:
     config = loaded(
         dedent(f"""\
-        server: {{host: 0.0.0.0, port: 1, forward_headers: [X-Tenant]}}
+        server: {{host: 0.0.0.0, port: 1, forward_headers: [X-Tenant], heartbeat_s: 2,
+                  write_timeout_s: 3, header_timeout_s: 4, body_timeout_s: 5,
+                  body_bytes_per_s_min: 6, pre_stop_s: 7, drain_s: 8, watch: no}}
         bounds: {{body_bytes_max: 1, parts_max: 2, media_max: 3, pdf_pages_max: 4,
                   event_bytes_max: 1024, answer_bytes_max: 2048}}
         transforms:
@@ -111,13 +115,16 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
             output: OUT
             transform: {{request: a, event: b, observation: c}}
             mappings: {{observation_to_json: d, observation_to_message: e,
-                        responses_to_observation: f, request_to_cambrion: g, request_to_pupau: h}}
-            timeouts: {{connect_s: 1, first_event_s: 2.5, idle_s: 3, total_s: 4}}
+                        responses_to_observation: f, layers_to_request: i,
+                        request_to_cambrion: g, request_to_pupau: h}}
+            timeouts: {{connect_s: 1, first_event_s: 2.5, idle_s: 3, total_s: 4, stream_total_s: 5}}
           b: {{upstream: cam}}
         """)
     )
     dumped = config.model_dump()
-    assert dumped["server"] == {"host": "0.0.0.0", "port": 1, "forward_headers": ("x-tenant",)}
+    assert list(dumped["server"].values()) == [
+        "0.0.0.0", 1, ("x-tenant",), 2.0, 3.0, 4.0, 5.0, 6, 7.0, 8.0, False,
+    ]  # fmt: skip
     assert list(dumped["bounds"].values()) == [1, 2, 3, 4, 1024, 2048]
     assert dumped["transforms"] == {
         "engine": "jsonata-python", "time_s": 0.5, "depth_max": 10, "sequence_max": 1000,
@@ -139,10 +146,11 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
     assert pipeline.version == 7
     assert pipeline.timeouts.model_dump() == {
         "connect_s": 1.0, "first_event_s": 2.5, "idle_s": 3.0, "total_s": 4.0,
+        "stream_total_s": 5.0,
     }  # fmt: skip
     stages = dict(config.expressions())
     assert [expression.text for expression in stages.values()] == [
-        "$media", "OUT", "a", "b", "c", "d", "e", "f", "g", "h",
+        "$media", "OUT", "a", "b", "c", "d", "e", "f", "i", "g", "h",
     ]  # fmt: skip
     assert list(stages)[:3] == [
         "pipelines.a.inputs.IN", "pipelines.a.output", "pipelines.a.transform.request",
@@ -177,7 +185,9 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "an unknown key near nothing": (
         LEAST + "server: {zzz: 80}\n",
-        ["6:10: server.zzz: unknown key; known here: host, port, forward_headers"],
+        ["6:10: server.zzz: unknown key; known here: host, port, forward_headers, heartbeat_s, "
+         "write_timeout_s, header_timeout_s, body_timeout_s, body_bytes_per_s_min, pre_stop_s, "
+         "drain_s, watch"],
     ),
     "an unknown key at the top": (
         LEAST + "upstream: {}\n",
@@ -709,7 +719,7 @@ def test_without_a_name_the_configuration_of_this_folder_is_meant(
     assert default_path() == Path("config/gateway.yaml")
 
 
-ROOT = Path(config_module.__file__).parent.parent
+ROOT = Path(sections_module.__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -744,10 +754,10 @@ def test_every_field_of_every_section_has_a_row_in_the_reference() -> None:
     assert rows["pipelines.<name>.inputs"].type == (
         "names, each JSONata text, or {file: name.jsonata}"
     )
-    sections = [value for value in vars(config_module).values() if _is_section(value)]
+    sections = [value for value in vars(sections_module).values() if _is_section(value)]
     names = {path.rsplit(".", 1)[-1] for path in rows}
     missing = {name for section in sections for name in section.model_fields} - names
-    assert len(sections) > 10
+    assert len(sections) > 20
     assert not missing
 
 
@@ -755,7 +765,7 @@ def _is_section(value: object) -> bool:
     return (
         isinstance(value, type)
         and issubclass(value, BaseModel)
-        and value.__module__ == config_module.__name__
+        and value.__module__ == sections_module.__name__
     )
 
 
