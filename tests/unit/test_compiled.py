@@ -9,10 +9,18 @@ from textwrap import dedent
 
 import pytest
 
-from gateway.compiled import bounds_of, compile_config, installation_problems
+from gateway.compiled import (
+    CompiledPipeline,
+    assemble_transforms,
+    bounds_of,
+    compile_config,
+    installation_problems,
+)
 from gateway.config import Config, load
 from gateway.errors import ConfigError
 from gateway.sections import MappingsConfig, TransformsConfig
+from gateway.transform import Transform
+from gateway.values import Expression
 
 Loader = Callable[[str], Config]
 
@@ -36,6 +44,16 @@ def loaded(tmp_path: Path) -> Loader:
     return load_text
 
 
+def compiled(config: Config) -> dict[str, CompiledPipeline[Transform]]:
+    """The transforms of every pipeline, by its name."""
+    by_text = compile_config(config)
+
+    def make(expression: Expression, stage: str, actor: str = "") -> Transform:
+        return by_text[expression.text]
+
+    return {name: assemble_transforms(section, make) for name, section in config.pipelines.items()}
+
+
 def test_a_pipeline_has_its_own_transforms_and_the_default_mappings(loaded: Loader) -> None:
     config = loaded("""\
     pipelines:
@@ -47,25 +65,28 @@ def test_a_pipeline_has_its_own_transforms_and_the_default_mappings(loaded: Load
         mappings: {observation_to_json: '"mine"'}
       b: {upstream: api}
     """)
-    pipelines = compile_config(config).pipelines
+    pipelines = compiled(config)
     own, bare = pipelines["a"], pipelines["b"]
     assert own.request is not None
     assert own.event is not None
     assert own.observation is not None
-    assert own.output is not None
+    ((actor,),) = own.layers
+    ((bare_actor,),) = bare.layers
+    (target,), (bare_target,) = actor.targets, bare_actor.targets
+    assert target.output is not None
     stages = (own.request, own.event, own.observation, own.observation_to_json)
     assert [stage.evaluate("null") for stage in stages] == ["1", "2", "3", '"mine"']
-    assert own.inputs["IN"].evaluate('{"media": [1]}') == '"[1]"'
-    assert own.output.evaluate('{"x": "y"}') == '"Y"'
-    assert (bare.request, bare.event, bare.observation, bare.output) == (None, None, None, None)
-    assert bare.inputs == {}
+    assert target.inputs["IN"].evaluate('{"media": [1]}') == '"[1]"'
+    assert target.output.evaluate('{"x": "y"}') == '"Y"'
+    assert (bare.request, bare.event, bare.observation) == (None, None, None)
+    assert (bare_target.inputs, bare_target.output) == ({}, None)
     assert own.observation_to_message is bare.observation_to_message
     assert all(getattr(bare, name) is not None for name in MappingsConfig.model_fields)
 
 
 def test_the_same_text_is_compiled_once(loaded: Loader) -> None:
     lines = "".join(f"  p{n}: {{upstream: api, transform: {{event: $}}}}\n" for n in range(50))
-    pipelines = compile_config(loaded(f"pipelines:\n{lines}")).pipelines
+    pipelines = compiled(loaded(f"pipelines:\n{lines}"))
     assert len({id(pipeline.event) for pipeline in pipelines.values()}) == 1
 
 
@@ -107,7 +128,7 @@ def test_the_engine_and_the_bounds_are_those_of_the_configuration(
     """)
     bounds = bounds_of(config.transforms)
     assert (bounds.time_s, bounds.depth_max, bounds.sequence_max) == (0.25, 20, 30)
-    event = compile_config(config).pipelines["a"].event
+    event = compiled(config)["a"].event
     assert event is not None
     with pytest.raises(Exception, match="larger than 5 bytes"):
         event.evaluate("null")
@@ -122,7 +143,7 @@ def test_ten_thousand_pipelines_compile_each_text_once(loaded: Loader) -> None:
         f"  p{n}: {{upstream: gpu, inputs: {{A: $media}}, transform: {{event: '{n % 5}'}}}}\n"
         for n in range(10_000)
     )
-    pipelines = compile_config(loaded(f"pipelines:\n{lines}")).pipelines
+    pipelines = compiled(loaded(f"pipelines:\n{lines}"))
     assert len(pipelines) == 10_000
     assert len({id(pipeline.event) for pipeline in pipelines.values()}) == 5
 
