@@ -1,0 +1,144 @@
+"""The limits of one call, and the timer that keeps them.
+
+Owns: which limit runs out when, its error, and the cancelling of a wait that is too long.
+Does not know: what is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.errors import UpstreamTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """A call's limits in seconds; ``ends_at``: when the whole run must be over, loop time.
+
+    ``total_key`` is the key of the configuration that ``total_s`` was read from.
+    """
+
+    first_event_s: float
+    idle_s: float
+    ends_at: float | None = None
+    total_s: float | None = None
+    total_key: str = "total_s"
+
+    def by(self, at: float) -> float:
+        """``at``, or when the run must be over, whichever is earlier."""
+        return at if self.ends_at is None else min(at, self.ends_at)
+
+
+class Watch:
+    """The limits of one attempt of a call, kept while a task waits for its next event.
+
+    One timer serves all events: an event only moves the moment that counts, and the timer, when it
+    goes off, is set anew if that moment has moved on. ``asyncio.timeout`` would make and cancel a
+    timer for each. As there, whoever else cancels the task at the same time comes first.
+
+    Args:
+        upstream: its name, for the error.
+        clock: the running loop's time, seconds.
+        first_by: when the first event of the call's earlier attempts was due, if there were any.
+    """
+
+    __slots__ = (
+        "_at",
+        "_began",
+        "_cancelling",
+        "_clock",
+        "_deadlines",
+        "_fired",
+        "_loop",
+        "_task",
+        "_timer",
+        "_upstream",
+        "_waiting",
+        "blames",
+        "first_by",
+        "silent",
+    )
+
+    def __init__(
+        self, upstream: str, deadlines: Deadlines, clock: Callable[[], float], first_by: float
+    ) -> None:
+        self._upstream = upstream
+        self._deadlines = deadlines
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._began = clock()
+        #: By when the first event must come: all attempts of a call share the time for it.
+        self.first_by = min(first_by, self._began + deadlines.first_event_s)
+        #: No event has come yet: until whoever uses this says so.
+        self.silent = True
+        #: Whether it is the upstream's fault where a limit ran out.
+        self.blames = True
+        self._at = self.first_by
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._waiting = False
+        self._fired = False
+
+    def begin(self) -> None:
+        """The current task waits from now on, as long as the limits allow."""
+        deadlines = self._deadlines
+        at = self.first_by if self.silent else self._clock() + deadlines.idle_s
+        if deadlines.ends_at is not None and deadlines.ends_at < at:
+            at = deadlines.ends_at
+        self._at = at
+        self._task = task = asyncio.current_task()
+        self._cancelling = 0 if task is None else task.cancelling()
+        self._waiting = True
+        timer = self._timer
+        if timer is None:
+            self._timer = self._loop.call_at(at, self._fire)
+        elif timer.when() > at:
+            timer.cancel()
+            self._timer = self._loop.call_at(at, self._fire)
+
+    def end(self) -> None:
+        """It waits no more."""
+        self._waiting = False
+        if self._fired:  # what was waited for came in spite of it
+            self._uncancel()
+
+    def ran_out(self) -> bool:
+        """Whether it was a limit, and nobody else, that cancelled the wait."""
+        return self._fired and self._uncancel() <= self._cancelling
+
+    def timeout(self) -> UpstreamTimeout:
+        """The error for the limit that ran out."""
+        deadlines = self._deadlines
+        if deadlines.ends_at is not None and deadlines.ends_at <= self._at:
+            key, limit_s, what = deadlines.total_key, deadlines.total_s or 0.0, "was not done"
+        elif self.silent:
+            key, limit_s, what = "first_event_s", deadlines.first_event_s, "sent nothing"
+        else:
+            key, limit_s, what = "idle_s", deadlines.idle_s, "sent nothing"
+        if key != "idle_s":
+            # One that was sending, or that others left little time, has not failed.
+            self.blames = self.silent and self._clock() - self._began >= limit_s / 2
+        return UpstreamTimeout(f"upstream {self._upstream}: {what} within {limit_s:g} s ({key})")
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        timer, self._timer = self._timer, None
+        if not self._waiting or timer is None:
+            return  # the event is with the caller; the next wait sets the timer again
+        if self._at > timer.when():
+            self._timer = self._loop.call_at(self._at, self._fire)
+        elif self._task is not None:
+            self._fired = True
+            self._task.cancel()
+
+    def _uncancel(self) -> int:
+        self._fired = False
+        return 0 if self._task is None else self._task.uncancel()

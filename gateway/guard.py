@@ -1,0 +1,409 @@
+"""One upstream, and what keeps its calls steady.
+
+Owns: the order of things in a call: breaker, turn, attempt under its deadlines, retry; what each
+attempt says of the upstream to breaker, health, latency and metrics.
+Does not know: layers, policies, transforms, who is calling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as randomness
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, TypeVar, cast
+
+from prometheus_client import Counter
+
+from gateway.admission import Admission, Refused
+from gateway.breaker import Breaker, State, Turn
+from gateway.budget import CallBudget, RetryBudget, backoff
+from gateway.deadlines import Deadlines, Watch
+from gateway.errors import (
+    Code,
+    GatewayError,
+    Outcome,
+    Overloaded,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from gateway.health import PROBE_S, Health
+from gateway.latency import Latency
+from gateway.metrics import Metrics
+from gateway.model import Event, Frames
+from gateway.sections import UpstreamConfig
+from gateway.upstreams.base import Call, Upstream
+
+__all__ = ["Deadlines", "Fate", "Guard"]
+
+T = TypeVar("T")
+
+#: When to come back is not known where a queue is full; soon, for calls are short.
+_RETRY_AFTER_S: Final = 1.0
+#: What an upstream that nothing is known of is taken for once it has a call to answer, seconds.
+_UNKNOWN_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Fate:
+    """Why a call that is closed early was given up; set by who closes it, before."""
+
+    outcome: Outcome = Outcome.CLIENT_GONE
+
+
+class Guard:
+    """One upstream with what keeps its calls steady; lives as long as the upstream.
+
+    Args:
+        upstream: what is called.
+        section: its part of the configuration.
+        clock: the running loop's time, seconds.
+        random: where the jitter of retries comes from.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        section: UpstreamConfig,
+        *,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float],
+        random: randomness.Random,
+    ) -> None:
+        self.upstream = upstream
+        self.name = upstream.name
+        self._retries = section.retries
+        repeat_broken = section.retries.repeat_broken
+        self._repeat_broken = section.kind == "triton" if repeat_broken is None else repeat_broken
+        self._rest_s = section.breaker.open_s
+        self._health = health
+        self.clock = clock
+        self._random = random
+        self.breaker = Breaker(**section.breaker.model_dump())
+        self.admission = Admission(**section.concurrency.model_dump())
+        self._budget = RetryBudget(section.retries.budget)
+        self.latency = Latency()
+        self._shunned_until = float("-inf")
+        self.measures = _Measures(metrics, upstream)
+
+    async def stream(self, call: Call, deadlines: Deadlines, fate: Fate) -> AsyncGenerator[Event]:
+        """The upstream's events under the deadlines. Closing this closes the work upstream.
+
+        A call that fails before its first event is made again where that is safe, within
+        ``retries`` and the time there is.
+
+        Raises:
+            UpstreamFailed: also where it is left alone for now (``UPSTREAM_UNAVAILABLE``).
+            UpstreamTimeout: naming the limit that ran out.
+            Overloaded: too many calls run on it and wait already.
+            GatewayError: what ``Upstream.stream`` raises.
+        """
+        failure: GatewayError | None = None
+        by = float("inf")
+        budget = self._budget.begin()
+        try:
+            while True:
+                try:
+                    turn = await self._admitted(deadlines, by)
+                except GatewayError as refusal:
+                    if failure is None:
+                        raise
+                    raise failure from refusal
+                attempt = _Attempt(self, turn, deadlines, by, fate)
+                watch = attempt.watch
+                by = watch.first_by
+                try:
+                    with attempt:
+                        stream = cast("AsyncGenerator[Event]", self.upstream.stream(call))
+                        async with aclosing(stream) as events:
+                            step = events.__anext__
+                            while True:
+                                watch.begin()
+                                try:
+                                    event = await step()
+                                except StopAsyncIteration:
+                                    break
+                                except asyncio.CancelledError as error:
+                                    if watch.ran_out():
+                                        raise watch.timeout() from error
+                                    raise
+                                finally:
+                                    watch.end()
+                                # Any sign shows that it lives, but only an event is one.
+                                if watch.silent and not (
+                                    isinstance(event, Frames) and event.count == 0
+                                ):
+                                    attempt.answered()
+                                yield event
+                    return
+                except GatewayError as error:
+                    wait_s = self._retry_in(error, attempt, budget, deadlines.by(by))
+                    if wait_s is None:
+                        raise
+                    failure = error
+                await asyncio.sleep(wait_s)
+        finally:
+            budget.end()
+            failure = None  # its traceback holds this frame
+
+    async def ask(self, answer: Awaitable[T], limit_s: float) -> T:
+        """A question to the upstream that is not a run: bounded, and noted for its health.
+
+        Raises:
+            UpstreamTimeout: after ``limit_s`` seconds; and what the question raises.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await answer
+        except TimeoutError as error:
+            failure = UpstreamTimeout(
+                f"upstream {self.name}: no answer within {limit_s:g} s (first_event_s)"
+            )
+            self.saw(failure)
+            raise failure from error
+        except GatewayError as error:
+            self.saw(error)
+            raise
+        self.saw(None)
+        return result
+
+    @property
+    def answers(self) -> bool | None:
+        """Whether its last answer was good; ``None``: there was none yet."""
+        return self._health.status(self.name)
+
+    def available(self) -> bool:
+        """Whether a call is likely to be answered: the breaker would let it through, and the last
+        word on the upstream is not a failure of just now."""
+        now = self.clock()
+        if not self.breaker.admits(now):
+            return False
+        # Where nothing else asks after it, it is the calls that find out that it is back: so it is
+        # left out for a while, not for good.
+        return now >= self._shunned_until or self.answers is not False
+
+    def load(self) -> float:
+        """Live time to the first event times the calls that there would be with one more; 0 for an
+        upstream that was never tried."""
+        calls = self.admission.running + self.admission.waiting
+        average_s = self.latency.average_s(self.clock())
+        if average_s is None:
+            average_s = _UNKNOWN_S if calls else 0.0
+        return average_s * (calls + 1)
+
+    def p95_s(self) -> float | None:
+        """Seconds within which 95 of 100 of the last calls had their first event; ``None``: there
+        were fewer than 20."""
+        return self.latency.p95_s()
+
+    async def check(self) -> None:
+        """Ask the upstream whether it is there, and note what it says. Where the breaker is open
+        and the answer is good, the next call is let through at once."""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self.upstream.probe()
+        except TimeoutError:
+            self.saw(UpstreamFailed(f"upstream {self.name}: no answer within {PROBE_S:g} s"))
+        except GatewayError as error:
+            self.saw(error)
+        else:
+            self.saw(None)
+            self.breaker.hasten(self.clock())
+
+    def saw(self, error: GatewayError | None) -> None:
+        """Note what the upstream answered, or how it failed."""
+        self._health.saw(self.name, error)
+        good = error is None or (isinstance(error, UpstreamFailed) and error.alive)
+        if not good:
+            self._shunned_until = self.clock() + self._rest_s
+        self.measures.up(good)
+
+    async def _admitted(self, deadlines: Deadlines, by: float) -> Turn:
+        """Leave of the breaker, and a slot; waits for one until ``by`` at most."""
+        if not self.breaker.admits(self.clock()):
+            raise self._resting()
+        place = self.admission.enter()
+        if isinstance(place, Refused):
+            raise self._overloaded(place, f"{self.admission.waiting} calls wait already")
+        if place is not None:
+            began = self.clock()
+            self.measures.waiting.inc()
+            try:
+                came = await self.admission.wait(place, deadlines.by(by))
+            finally:
+                self.measures.waiting.dec()
+            if not came:
+                what = f"no call ended within the {self.clock() - began:.3g} s that this one waited"
+                raise self._overloaded(Refused.WAIT, what)
+        turn = self.breaker.take(self.clock())
+        if turn is None:  # it opened while the call waited
+            self.admission.leave()
+            raise self._resting()
+        return turn
+
+    def _overloaded(self, reason: Refused, what: str) -> Overloaded:
+        self.measures.refused(reason)
+        return Overloaded(f"upstream {self.name}: {what}", retry_after_s=_RETRY_AFTER_S)
+
+    def _resting(self) -> UpstreamFailed:
+        self.measures.refused(Refused.BREAKER)
+        rest_s = self.breaker.rest_s(self.clock())
+        return UpstreamFailed(
+            f"upstream {self.name}: has failed too often, and is tried again in {rest_s:.3g} s",
+            code=Code.UPSTREAM_UNAVAILABLE,
+            retry_after_s=rest_s,
+        )
+
+    def _retry_in(
+        self, error: GatewayError, attempt: _Attempt, budget: CallBudget, until: float
+    ) -> float | None:
+        """Seconds after which the call is made again; ``None``: it is not."""
+        bounds = self._retries
+        if not attempt.watch.silent or budget.retries >= bounds.retries_max:
+            return None
+        if not self._repeatable(error):
+            return None
+        wait_s = backoff(
+            budget.retries,
+            base_s=bounds.backoff_s,
+            max_s=bounds.backoff_s_max,
+            retry_after_s=error.retry_after_s,
+            draw=self._random.random(),
+        )
+        if wait_s is None or self.clock() + wait_s >= until or not budget.retry():
+            return None
+        self.measures.retries.inc()
+        return wait_s
+
+    def _repeatable(self, error: GatewayError) -> bool:
+        """Whether the upstream has not begun to run the call, or may run it twice."""
+        if not isinstance(error, UpstreamFailed):
+            return False
+        if error.code in (Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_BUSY):
+            return True
+        return self._repeat_broken and error.status >= 500 and not error.alive
+
+
+class _Measures:
+    """The metrics of one upstream, their labels looked up once."""
+
+    def __init__(self, metrics: Metrics, upstream: Upstream) -> None:
+        labels = (upstream.name, upstream.kind)
+        self._metrics = metrics
+        self._labels = labels
+        self.waiting = metrics.upstream_waiting.labels(*labels)
+        self.running = metrics.upstream_running.labels(*labels)
+        self.retries = metrics.upstream_retries.labels(*labels)
+        self.duration = metrics.upstream_duration.labels(*labels)
+        self.first_event = metrics.upstream_first_event.labels(*labels)
+        self._breaker = metrics.upstream_breaker.labels(*labels)
+        self._state = State.CLOSED
+        self._breaker.set(self._state)
+        self._up: bool | None = None
+        # Only what has happened gets a series of its own.
+        self._ended: dict[Outcome, Counter] = {}
+
+    def ended(self, outcome: Outcome) -> None:
+        """An attempt ended."""
+        counter = self._ended.get(outcome)
+        if counter is None:
+            counter = self._metrics.upstream_requests.labels(*self._labels, outcome)
+            self._ended[outcome] = counter
+        counter.inc()
+
+    def refused(self, reason: Refused) -> None:
+        """A call was not made."""
+        self._metrics.upstream_refused.labels(*self._labels, reason).inc()
+
+    def up(self, good: bool) -> None:
+        """The upstream answered, or failed."""
+        if good is not self._up:
+            self._up = good
+            self._metrics.upstream_up.labels(*self._labels).set(good)
+
+    def breaker(self, state: State) -> None:
+        """The breaker's state, now."""
+        if state is not self._state:
+            self._state = state
+            self._breaker.set(state)
+
+
+class _Attempt:
+    """One attempt of a call: its limits, and what it says of the upstream.
+
+    It begins when it is made, in its slot, and is over, its work upstream closed, at the end of its
+    ``with`` block.
+    """
+
+    __slots__ = ("_began", "_fate", "_guard", "_turn", "watch")
+
+    def __init__(
+        self, guard: Guard, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
+    ) -> None:
+        self._guard = guard
+        self._turn: Turn | None = turn
+        self._fate = fate
+        self._began = guard.clock()
+        self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
+        guard.measures.running.inc()
+        guard.measures.breaker(guard.breaker.state)
+
+    def answered(self) -> None:
+        """The first event came."""
+        guard = self._guard
+        now = guard.clock()
+        self.watch.silent = False
+        guard.measures.first_event.observe(now - self._began)
+        guard.latency.note(now - self._began, now)
+        self._good(now)
+        guard.saw(None)
+
+    def __enter__(self) -> None:
+        """Nothing is left to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        guard, now = self._guard, self._guard.clock()
+        self.watch.close()
+        if error is None:
+            outcome = Outcome.COMPLETE
+            if self.watch.silent:
+                self._good(now)
+            guard.saw(None)
+        elif isinstance(error, GatewayError):
+            outcome = error.outcome
+            self._failed(error, now)
+        else:
+            outcome = Outcome.INTERNAL if isinstance(error, Exception) else self._fate.outcome
+        if self.watch.silent and outcome in _GIVEN_UP:
+            guard.latency.note_at_least(now - self._began, now)
+        if self._turn is not None:
+            guard.breaker.gave_back(self._turn, now)
+        guard.measures.breaker(guard.breaker.state)
+        guard.measures.ended(outcome)
+        guard.measures.duration.observe(now - self._began)
+        guard.measures.running.dec()
+        guard.admission.leave()
+
+    def _failed(self, error: GatewayError, now: float) -> None:
+        guard = self._guard
+        if isinstance(error, UpstreamFailed) and error.alive:
+            if self.watch.silent:
+                self._good(now)
+            guard.saw(error)
+        elif isinstance(error, UpstreamFailed | UpstreamTimeout) and self.watch.blames:
+            if self._turn is not None:
+                guard.breaker.failed(self._turn, now)
+                self._turn = None
+            guard.saw(error)
+
+    def _good(self, now: float) -> None:
+        if self._turn is not None:
+            self._turn = self._guard.breaker.answered(self._turn, now)
+
+
+#: Ends that say of an attempt without an event only how long it went without one.
+_GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)
