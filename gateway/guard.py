@@ -172,7 +172,7 @@ class Guard:
     @property
     def answers(self) -> bool | None:
         """Whether its last answer was good; ``None``: there was none yet."""
-        return self._health.status(self.name)
+        return self._health.status
 
     def available(self) -> bool:
         """Whether a call is likely to be answered: the breaker would let it through, and the last
@@ -198,14 +198,14 @@ class Guard:
         were fewer than 20."""
         return self.latency.p95_s()
 
-    async def check(self) -> None:
+    async def check(self, limit_s: float = PROBE_S) -> None:
         """Ask the upstream whether it is there, and note what it says. Where the breaker is open
         and the answer is good, the next call is let through at once."""
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(limit_s):
                 await self.upstream.probe()
         except TimeoutError:
-            self.saw(UpstreamFailed(f"upstream {self.name}: no answer within {PROBE_S:g} s"))
+            self.saw(UpstreamFailed(f"upstream {self.name}: no answer within {limit_s:g} s"))
         except GatewayError as error:
             self.saw(error)
         else:
@@ -214,7 +214,7 @@ class Guard:
 
     def saw(self, error: GatewayError | None) -> None:
         """Note what the upstream answered, or how it failed."""
-        self._health.saw(self.name, error)
+        self._health.saw(error)
         good = error is None or (isinstance(error, UpstreamFailed) and error.alive)
         if not good:
             self._shunned_until = self.clock() + self._rest_s
@@ -343,7 +343,7 @@ class _Attempt:
         self, guard: Guard, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
     ) -> None:
         self._guard = guard
-        self._turn: Turn | None = turn
+        self._turn = turn
         self._fate = fate
         self._began = guard.clock()
         self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
@@ -380,8 +380,7 @@ class _Attempt:
             outcome = Outcome.INTERNAL if isinstance(error, Exception) else self._fate.outcome
         if self.watch.silent and outcome in _GIVEN_UP:
             guard.latency.note_at_least(now - self._began, now)
-        if self._turn is not None:
-            guard.breaker.gave_back(self._turn, now)
+        guard.breaker.gave_back(self._turn, now)
         guard.measures.breaker(guard.breaker.state)
         guard.measures.ended(outcome)
         guard.measures.duration.observe(now - self._began)
@@ -395,15 +394,15 @@ class _Attempt:
                 self._good(now)
             guard.saw(error)
         elif isinstance(error, UpstreamFailed | UpstreamTimeout) and self.watch.blames:
-            if self._turn is not None:
-                guard.breaker.failed(self._turn, now)
-                self._turn = None
+            guard.breaker.failed(self._turn, now)
+            self._turn = _SPENT
             guard.saw(error)
 
     def _good(self, now: float) -> None:
-        if self._turn is not None:
-            self._turn = self._guard.breaker.answered(self._turn, now)
+        self._turn = self._guard.breaker.answered(self._turn, now)
 
 
+#: The turn of an attempt that has told how it went.
+_SPENT: Final = Turn(-1, probe=False)
 #: Ends that say of an attempt without an event only how long it went without one.
 _GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)
