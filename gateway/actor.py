@@ -78,10 +78,9 @@ class ActorRun:
         self.error: GatewayError | None = None
         self.observed: bytes | None = None
         self._part = part
-        self._attempts = [_Attempt(actor, target, part, self._asked) for target in actor.targets]
+        asked = _Asked(actor, part).request
+        self._attempts = [_Attempt(actor, target, part, asked) for target in actor.targets]
         self._taken = self._attempts[0]
-        self._request: Request | None = None
-        self._asking = asyncio.Lock()
 
     def events(self) -> AsyncGenerator[Event]:
         """Its events, as they happen. Closing this closes the work upstream.
@@ -116,19 +115,6 @@ class ActorRun:
         labels = (self._part.route.name, self.actor.name, self._taken.target.guard.name)
         self._part.services.metrics.actor_taken.labels(*labels).inc()
 
-    async def _asked(self) -> Request:
-        """What it is asked, whichever upstream it then runs on."""
-        part = self._part
-        if part.route.plain:
-            return part.request
-        async with self._asking:
-            if self._request is None:
-                async with part.in_time():
-                    self._request = await part.mapper.actor_request(
-                        part.request, self.actor, part.layers, first=part.layer_id == "0"
-                    )
-        return self._request
-
     @property
     def relays(self) -> bool:
         """Whether its events are those of an upstream's own layers."""
@@ -161,6 +147,33 @@ class ActorRun:
         error = self.error
         errors = () if error is None else (ActorError(error.message, error.name),)
         return ActorResponse(self.actor.name, "".join(self._taken.text), errors)
+
+
+class _Asked:
+    """What an actor is asked, whichever upstream it then runs on.
+
+    Apart from ``ActorRun``, so that nothing refers back to that: a run that ties a knot keeps the
+    compiled expressions of its route until the garbage collector finds it, on whatever thread.
+    """
+
+    def __init__(self, actor: Actor, part: Part) -> None:
+        self._actor = actor
+        self._part = part
+        self._request: Request | None = None
+        self._asking = asyncio.Lock()
+
+    async def request(self) -> Request:
+        """Made once, by the first who asks."""
+        part = self._part
+        if part.route.plain:
+            return part.request
+        async with self._asking:
+            if self._request is None:
+                async with part.in_time():
+                    self._request = await part.mapper.actor_request(
+                        part.request, self._actor, part.layers, first=part.layer_id == "0"
+                    )
+        return self._request
 
 
 class _Attempt:
