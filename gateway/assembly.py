@@ -1,15 +1,19 @@
 """Everything that one configuration asks for, made and wired together.
 
-Owns: which object gets which, and in which order they are made and closed.
+Owns: which object gets which, in which order they are made and closed, and what the next
+configuration takes over as it is: upstreams with all that is known of them, and child processes.
 Does not know: sockets, signals, when one configuration takes the place of another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -17,112 +21,170 @@ from gateway.compiled import Make, assemble_transforms, compile_config
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.guard import Guard
-from gateway.health import Health
+from gateway.health import Health, Readiness, keep_asking
+from gateway.kept import Kept
 from gateway.keys import Keyring
 from gateway.measured import Measured
 from gateway.metrics import Metrics
 from gateway.route import build_routes
 from gateway.sandbox import Sandbox
-from gateway.sections import TritonUpstreamConfig, UpstreamConfig
+from gateway.sections import BoundsConfig, TritonUpstreamConfig, UpstreamConfig
 from gateway.services import Services
 from gateway.site import Site
+from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.cambrion import CambrionUpstream
 from gateway.upstreams.http import HttpApi
 from gateway.upstreams.pupau import PupauUpstream
 from gateway.values import Expression
 
+T = TypeVar("T")
+
 #: The longest expression of a configuration that the children take; files are bounded to less.
 _EXPRESSION_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-async def assemble(
-    config: Config,
-    *,
-    session: aiohttp.ClientSession,
-    metrics: Metrics,
-    clock: Callable[[], float],
-) -> Site:
-    """All that ``config`` asks for, ready to serve. ``session`` stays open as long as it is used.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attended:
+    """An upstream, what keeps its calls steady, and the asking after it where its kind has that."""
 
-    Raises:
-        ConfigError: an expression that does not compile, or an extra that is not installed.
+    upstream: Upstream
+    health: Health
+    guard: Guard
+    asking: asyncio.Task[None] | None
+
+    def __str__(self) -> str:
+        return f"upstream {self.upstream.name}"
+
+    async def close(self) -> None:
+        if self.asking is not None:
+            self.asking.cancel()
+            await asyncio.gather(self.asking, return_exceptions=True)
+        await self.health.close()
+        await self.upstream.close()
+
+
+class Assembly:
+    """Makes sites of configurations.
+
+    Args:
+        session: stays open for as long as any site is used.
+        clock: the running loop's time, seconds.
     """
-    random = Random()  # noqa: S311  it spreads load, it keeps no secret
-    async with AsyncExitStack() as stack:
-        transforms = compile_config(config)
-        upstreams: dict[str, Upstream] = {}
-        for name, section in config.upstreams.items():
-            upstreams[name] = _upstream(name, section, config, session)
-            stack.push_async_callback(upstreams[name].close)
-        health = Health(
-            upstreams,
-            required=frozenset(n for n, section in config.upstreams.items() if section.required),
-            clock=clock,
-        )
-        stack.push_async_callback(health.close)
-        guards = {
-            name: Guard(
-                upstream,
-                config.upstreams[name],
-                metrics=metrics,
-                health=health,
-                clock=clock,
-                random=random,
-            )
-            for name, upstream in upstreams.items()
-        }
-        sandbox, large = _sandboxes(config)
-        for children in (sandbox, large):
-            await children.start()
-            stack.push_async_callback(children.close)
 
-        def measured(pipeline: str) -> Make[Measured]:
-            def make(expression: Expression, stage: str, actor: str = "") -> Measured:
-                return Measured(
-                    transforms[expression.text],
-                    expression.text,
-                    large=large,
-                    large_over=config.transforms.large.over_bytes,
-                    pipeline=pipeline,
-                    stage=stage,
-                    actor=actor,
-                    metrics=metrics,
-                    clock=clock,
+    def __init__(
+        self, *, session: aiohttp.ClientSession, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._session = session
+        self._metrics = metrics
+        self._clock = clock
+        self._random = Random()  # noqa: S311  it spreads load, it keeps no secret
+        self._upstreams = Kept[_Attended](self._close_upstream)
+        self._sandboxes = Kept[Sandbox](Sandbox.close)
+
+    async def assemble(self, config: Config) -> Site:
+        """All that ``config`` asks for, ready to serve. One at a time.
+
+        What has not changed since an earlier configuration that is still in use is taken over.
+
+        Raises:
+            ConfigError: an expression that does not compile, or an extra that is not installed.
+            GatewayError: a child process for expressions does not start.
+        """
+        async with AsyncExitStack() as stack:
+            transforms = compile_config(config)
+            # They are let go of here, or when the site is closed: by the thread that made them.
+            stack.callback(transforms.clear)
+            attended = {
+                name: await _lease(
+                    stack,
+                    self._upstreams,
+                    (name, section, config.bounds.answer_bytes_max, config.bounds.event_bytes_max),
+                    partial(self._attend, name, section, config.bounds),
                 )
-
-            return make
-
-        routes = build_routes(
-            config.pipelines,
-            guards,
-            {
-                name: assemble_transforms(section, measured(name))
+                for name, section in config.upstreams.items()
+            }
+            clients, own = [
+                await _lease(
+                    stack,
+                    self._sandboxes,
+                    tuple(sorted(settings.items())),
+                    partial(_start, settings),
+                )
+                for settings in _sandbox_settings(config)
+            ]
+            guards = {name: each.guard for name, each in attended.items()}
+            pipelines = {
+                name: assemble_transforms(section, self._measured(name, config, transforms, own))
                 for name, section in config.pipelines.items()
-            },
-        )
-        return Site(
-            server=config.server,
-            bounds=config.bounds,
-            keyring=Keyring(config.keys),
-            routes=routes,
+            }
+            return Site(
+                server=config.server,
+                bounds=config.bounds,
+                keyring=Keyring(config.keys),
+                routes=build_routes(config.pipelines, guards, pipelines),
+                health=Readiness(
+                    attended[name].health
+                    for name, section in config.upstreams.items()
+                    if section.required
+                ),
+                services=Services(
+                    sandbox=clients,
+                    metrics=self._metrics,
+                    clock=self._clock,
+                    random=self._random,
+                    pdf_pages_max=config.bounds.pdf_pages_max,
+                    answer_bytes_max=config.bounds.answer_bytes_max,
+                ),
+                close=stack.pop_all().aclose,
+            )
+
+    def _measured(
+        self, pipeline: str, config: Config, transforms: dict[str, Transform], large: Sandbox
+    ) -> Make[Measured]:
+        def make(expression: Expression, stage: str, actor: str = "") -> Measured:
+            return Measured(
+                transforms[expression.text],
+                expression.text,
+                large=large,
+                large_over=config.transforms.large.over_bytes,
+                pipeline=pipeline,
+                stage=stage,
+                actor=actor,
+                metrics=self._metrics,
+                clock=self._clock,
+            )
+
+        return make
+
+    async def _attend(self, name: str, section: UpstreamConfig, bounds: BoundsConfig) -> _Attended:
+        upstream = _upstream(name, section, bounds, self._session)
+        every_s = section.check_every_s if isinstance(section, TritonUpstreamConfig) else None
+        health = Health(upstream, clock=self._clock, check_every_s=every_s)
+        guard = Guard(
+            upstream,
+            section,
+            metrics=self._metrics,
             health=health,
-            services=Services(
-                sandbox=sandbox,
-                metrics=metrics,
-                clock=clock,
-                random=random,
-                pdf_pages_max=config.bounds.pdf_pages_max,
-                answer_bytes_max=config.bounds.answer_bytes_max,
-            ),
-            close=stack.pop_all().aclose,
+            clock=self._clock,
+            random=self._random,
         )
+        asking = None
+        if every_s is not None:
+            asking = asyncio.create_task(keep_asking(guard.check, every_s))
+        return _Attended(upstream, health, guard, asking)
+
+    async def _close_upstream(self, gone: _Attended) -> None:
+        await gone.close()
+        labels = (gone.upstream.name, gone.upstream.kind)
+        left = [(each.upstream.name, each.upstream.kind) for each in self._upstreams.things()]
+        if labels not in left:
+            self._metrics.forget_upstream(*labels)
 
 
 def _upstream(
-    name: str, section: UpstreamConfig, config: Config, session: aiohttp.ClientSession
+    name: str, section: UpstreamConfig, bounds: BoundsConfig, session: aiohttp.ClientSession
 ) -> Upstream:
-    bounds = config.bounds
     if isinstance(section, TritonUpstreamConfig):
         # An extra: imported only where the configuration asks for it.
         try:
@@ -152,32 +214,50 @@ def _upstream(
     return PupauUpstream(api, event_bytes_max=bounds.event_bytes_max)
 
 
-def _sandboxes(config: Config) -> tuple[Sandbox, Sandbox]:
-    """The children for clients' expressions, and those for the configuration's own over large
+async def _lease(
+    stack: AsyncExitStack, kept: Kept[T], key: Hashable, make: Callable[[], Awaitable[T]]
+) -> T:
+    """Take what is kept under ``key``; it is given back when ``stack`` is closed."""
+    thing = await kept.take(key, make)
+    stack.push_async_callback(kept.give_back, key)
+    return thing
+
+
+async def _start(settings: dict[str, Any]) -> Sandbox:
+    sandbox = Sandbox(**settings)
+    try:
+        await sandbox.start()
+    except BaseException:
+        await sandbox.close()
+        raise
+    return sandbox
+
+
+def _sandbox_settings(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the children for clients' expressions, and of those for the configuration's own over large
     inputs, which are trusted with more and give way to nobody."""
     transforms = config.transforms
     client, large = transforms.client, transforms.large
-    clients = Sandbox(
-        time_s=client.time_s,
-        memory_bytes_max=client.memory_bytes_max,
-        expression_bytes_max=client.expression_bytes_max,
-        output_bytes_max=client.output_bytes_max,
-        depth_max=transforms.depth_max,
-        sequence_max=transforms.sequence_max,
-        engine=transforms.engine,
-        processes=client.processes,
-        waiting_max=client.waiting_max,
-    )
-    own = Sandbox(
-        time_s=transforms.time_s,
-        memory_bytes_max=large.memory_bytes_max,
-        expression_bytes_max=_EXPRESSION_BYTES_MAX,
-        output_bytes_max=transforms.output_bytes_max,
-        depth_max=transforms.depth_max,
-        sequence_max=transforms.sequence_max,
-        engine=transforms.engine,
-        processes=large.processes,
-        waiting_max=large.waiting_max,
-        niceness=0,
-    )
-    return clients, own
+    common = {
+        "depth_max": transforms.depth_max,
+        "sequence_max": transforms.sequence_max,
+        "engine": transforms.engine,
+    }
+    clients = {
+        "time_s": client.time_s,
+        "memory_bytes_max": client.memory_bytes_max,
+        "expression_bytes_max": client.expression_bytes_max,
+        "output_bytes_max": client.output_bytes_max,
+        "processes": client.processes,
+        "waiting_max": client.waiting_max,
+    }
+    own = {
+        "time_s": transforms.time_s,
+        "memory_bytes_max": large.memory_bytes_max,
+        "expression_bytes_max": _EXPRESSION_BYTES_MAX,
+        "output_bytes_max": transforms.output_bytes_max,
+        "processes": large.processes,
+        "waiting_max": large.waiting_max,
+        "niceness": 0,
+    }
+    return common | clients, common | own

@@ -26,7 +26,8 @@ from gateway.errors import ConfigError, GatewayError, TransformFailed
 if TYPE_CHECKING:
     from gateway.calling import Question
     from gateway.config import Config
-    from gateway.sections import TransformsConfig
+    from gateway.sections import ActorSection, TransformsConfig
+    from gateway.yamltext import Files
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -88,15 +89,21 @@ def serve(
         int | None, typer.Option(help="Listen here instead of server.port.", min=0, max=65535)
     ] = None,
 ) -> None:
-    """Run the gateway until it is told to stop (Ctrl-C, SIGTERM)."""
+    """Run the gateway until it is told to stop (Ctrl-C, SIGTERM). SIGHUP reloads its files."""
     from gateway import app as gateway_app  # noqa: PLC0415
+    from gateway.reloading import Loaded  # noqa: PLC0415
 
-    path, loaded = _load(config)
-    _require(loaded)
     given = {"host": host, "port": port}
-    server = loaded.server.model_copy(update={k: v for k, v in given.items() if v is not None})
-    loaded = loaded.model_copy(update={"server": server})
-    raise typer.Exit(gateway_app.serve(loaded, config_path=path))
+    overrides = {key: value for key, value in given.items() if value is not None}
+
+    def load(files: Files) -> Config:
+        _, read = _load(config, files)
+        _require(read)
+        server = read.server.model_copy(update=overrides)
+        return read.model_copy(update={"server": server})
+
+    files: Files = {}
+    raise typer.Exit(gateway_app.serve(Loaded(load(files), files), load))
 
 
 @app.command()
@@ -230,11 +237,11 @@ def schema() -> None:
     print(msgspec.json.format(msgspec.json.encode(json_schema(Config)), indent=2).decode())
 
 
-def _load(path: Path | None) -> tuple[Path, Config]:
+def _load(path: Path | None, files: Files | None = None) -> tuple[Path, Config]:
     from gateway.config import default_path, load  # noqa: PLC0415
 
     chosen = default_path() if path is None else path
-    return chosen, load(chosen, os.environ)
+    return chosen, load(chosen, os.environ, files=files)
 
 
 def _require(config: Config) -> None:
@@ -248,9 +255,15 @@ def _require(config: Config) -> None:
 def _show_routes(config: Config) -> None:
     rows = []
     for name, pipeline in config.pipelines.items():
-        upstream = f"{pipeline.upstream} ({config.upstreams[pipeline.upstream].kind})"
-        own = [stage for stage, each in pipeline.transform if each is not None]
-        rows.append((name, upstream, pipeline.pipeline or name, ", ".join(own)))
+        own = ", ".join(stage for stage, each in pipeline.transform if each is not None)
+        if not pipeline.layers:
+            rows.append((name, *_place(name, pipeline, config), own))
+        for number, layer in enumerate(pipeline.layers):
+            for actor in layer.actors:
+                # Said once, beside the first actor: they belong to the whole pipeline.
+                what = f"{name}, layer {number}: {actor.actor}"
+                rows.append((what, *_place(actor.actor, actor, config), own))
+                own = ""
     heads = ("pipeline", "upstream", "its name there", "transforms")
     if not sys.stdout.isatty():
         for row in rows:
@@ -264,6 +277,15 @@ def _show_routes(config: Config) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+def _place(name: str, actor: ActorSection, config: Config) -> tuple[str, str]:
+    """Where an actor runs, and what it is called there."""
+    targets = actor.targets()
+    kinds = [f"{each.upstream} ({config.upstreams[each.upstream].kind})" for each in targets]
+    names = dict.fromkeys(each.pipeline or name for each in targets)
+    by = f" by {actor.policy}" if len(targets) > 1 else ""
+    return ", ".join(kinds) + by, ", ".join(names)
 
 
 def _counted(count: int, noun: str) -> str:

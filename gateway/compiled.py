@@ -96,6 +96,9 @@ def compile_config(config: Config) -> dict[str, Transform]:
             where = expression.locate(failed[text].offset)
             problems.append(f"{where}: {path}: {failed[text].message}")
     if problems:
+        # An engine's errors hold frames, this one too, until a garbage collection on whichever
+        # thread that runs. What this thread compiled, it lets go of here.
+        compiled.clear()
         raise ConfigError(problems)
     return compiled
 

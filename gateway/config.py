@@ -26,6 +26,7 @@ from gateway.sections import (
     UpstreamConfig,
 )
 from gateway.values import Expression, Name, Source, packaged, read_expression
+from gateway.yamltext import Files
 
 
 class Config(Section):
@@ -53,20 +54,23 @@ class Config(Section):
                 yield f"pipelines.{name}.{path}", expression
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Config:
+def load(path: Path, environ: Mapping[str, str], *, files: Files | None = None) -> Config:
     """The configuration in the file ``path``; variables come from ``environ``.
+
+    Every file that was read, or looked for in vain, is noted in ``files``, also where that fails.
 
     Raises:
         ConfigError: everything that is wrong, each problem a line
             ``file:line:column: key: what is wrong``, in the order of the file.
     """
-    document = yamltext.read(path)
+    files = {} if files is None else files
+    document = yamltext.read(path, files)
     problems = explain.Problems(document)
     keys = _keys()
     data = explain.plain(keys, environ, problems)
     config = None
     try:
-        config = Config.model_validate(data, context=Source(path.parent))
+        config = Config.model_validate(data, context=Source(path.parent, files))
     except ValidationError as error:
         explain.explain(error, keys, problems)
     crossrefs.check(data, problems)

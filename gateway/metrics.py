@@ -156,3 +156,14 @@ class Metrics:
         self.transform_errors = counter(
             "gateway_transform_errors_total", "Evaluations that failed.", (*stage, "reason")
         )
+
+    def forget_upstream(self, upstream: str, kind: str) -> None:
+        """Show no longer how an upstream is that is not configured any more. What was counted of
+        it stays: counters do not go back."""
+        for state in (
+            self.upstream_up,
+            self.upstream_breaker,
+            self.upstream_running,
+            self.upstream_waiting,
+        ):
+            state.remove(upstream, kind)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gateway.health import Health
+from gateway.health import Readiness
 from gateway.keys import Keyring
 from gateway.route import Route
 from gateway.sections import BoundsConfig, ServerConfig
@@ -26,7 +26,7 @@ class Site:
     bounds: BoundsConfig
     keyring: Keyring
     routes: dict[str, Route]
-    health: Health
+    health: Readiness
     services: Services
     close: Callable[[], Awaitable[None]]
     _users: int = 0
@@ -47,6 +47,10 @@ class Site:
         """Close it once no request uses it. None may begin any more."""
         if self._users:
             await self._unused.wait()
+        await self.shut()
+
+    async def shut(self) -> None:
+        """Close it whoever uses it."""
         # Compiled expressions may only be let go of by the thread that made them: let go of here,
         # they are not left to a garbage collection that runs wherever it happens to.
         self.routes.clear()

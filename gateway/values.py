@@ -60,9 +60,10 @@ _FILE_SCHEMA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What validators need to read the files that the configuration names."""
+    """What validators need to read the files that the configuration names, and which those were."""
 
     folder: Path
+    files: yamltext.Files = field(default_factory=dict)
     expressions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -81,7 +82,9 @@ def _read_secret(value: Any, info: ValidationInfo) -> Any:
         written = as_written(name)
         # Where a variable stands for a part of it, nobody knows here what may be shown.
         what = f"file {path if written == name else quoted(written)}"
-        text = yamltext.read_text(path, bytes_max=SECRET_BYTES_MAX, what=what)
+        text = yamltext.read_text(
+            path, bytes_max=SECRET_BYTES_MAX, what=what, files=info.context.files
+        )
         value = text.removesuffix("\n")
     if isinstance(value, str):
         if not value:
@@ -227,6 +230,8 @@ def _expression_file(name: str, source: Source) -> dict[str, Any]:
     beside = Path(os.path.normpath(source.folder / ".." / "transforms"))
     folders = (beside, source.folder / "transforms", packaged("transforms"))
     found = next((each for each in folders if (each / name).exists()), None)
+    for folder in folders[: None if found is None else folders.index(found)]:
+        source.files[folder / name] = b""  # once it is there, it is the one that is meant
     if found is None:
         looked = " or ".join(str(folder / written) for folder in folders[:2])
         near = ""
@@ -234,16 +239,21 @@ def _expression_file(name: str, source: Source) -> dict[str, Any]:
             names = [each.relative_to(root) for root in folders for each in root.rglob("*.jsonata")]
             near = did_you_mean(name, sorted(str(each) for each in names), ".jsonata")
         raise ValueError(f"there is no file {looked}{near}")
-    source.expressions[name] = read_expression(found / name, str(found / written))
+    source.expressions[name] = read_expression(found / name, str(found / written), source.files)
     return source.expressions[name]
 
 
-def read_expression(path: Path, called: str | None = None) -> dict[str, Any]:
-    """The fields of an Expression for the JSONata file ``path``; messages name it ``called``.
+def read_expression(
+    path: Path, called: str | None = None, files: yamltext.Files | None = None
+) -> dict[str, Any]:
+    """The fields of an Expression for the JSONata file ``path``, which is noted in ``files``;
+    messages name it ``called``.
 
     Raises ValueError, naming the file."""
     called = called or str(path)
-    text = yamltext.read_text(path, bytes_max=EXPRESSION_BYTES_MAX, what=f"file {called}")
+    text = yamltext.read_text(
+        path, bytes_max=EXPRESSION_BYTES_MAX, what=f"file {called}", files=files
+    )
     if not text.strip():
         raise ValueError(f"the file {called} is empty")
     return {"text": text, "file": called}

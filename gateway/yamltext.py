@@ -14,12 +14,16 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from gateway.errors import ConfigError
+
+#: Files that were read, in their order: the SHA-256 of each, ``b""`` of one that is not there.
+Files = dict[Path, bytes]
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 DEPTH_MAX: Final = 32
@@ -113,15 +117,20 @@ class Written:
         return self.scalar.style == "" and rest.startswith("#$")
 
 
-def read_text(path: Path, *, bytes_max: int, what: str = "file") -> str:
+def read_text(path: Path, *, bytes_max: int, what: str = "file", files: Files | None = None) -> str:
     """The text of ``path`` without byte order mark, every line break a ``\\n``.
+
+    It is noted in ``files``.
 
     Raises:
         ValueError: in one sentence without the path: missing, unreadable, too long, not UTF-8.
     """
+    files = {} if files is None else files
+    files[path] = b""
     try:
         with path.open("rb") as source:
             data = source.read(bytes_max + 1)
+        files[path] = sha256(data).digest()
     except FileNotFoundError:
         raise ValueError(f"there is no such {what}") from None
     except OSError as error:
@@ -135,11 +144,11 @@ def read_text(path: Path, *, bytes_max: int, what: str = "file") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read(path: Path) -> Document:
-    """The document in the file ``path``. Raises ConfigError."""
+def read(path: Path, files: Files | None = None) -> Document:
+    """The document in the file ``path``, which is noted in ``files``. Raises ConfigError."""
     file = str(path)
     try:
-        text = read_text(path, bytes_max=FILE_BYTES_MAX)
+        text = read_text(path, bytes_max=FILE_BYTES_MAX, files=files)
     except ValueError as error:
         raise ConfigError([f"{file}: {error}"]) from error
     return parse(text, file)
