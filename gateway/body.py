@@ -1,6 +1,7 @@
 """Reading a request's body off the socket, within bounds.
 
-Owns: the size limit, bounded decompression, and the splitting of a multipart form into parts.
+Owns: the size limit, the least pace, bounded decompression, and the splitting of a multipart form
+into parts.
 Does not know: what the body means.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from email.message import Message
+from types import TracebackType
 from typing import Final
 
 import aiohttp
@@ -30,19 +33,30 @@ _IDENTITY: Final = ("", "identity")
 _TRANSFER_ENCODINGS: Final = ("7bit", "8bit", "binary")
 
 
-async def read_body(request: web.BaseRequest, *, bytes_max: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slowly a body may arrive: within ``timeout_s`` seconds, and one more for each
+    ``bytes_per_s_min`` bytes that did."""
+
+    timeout_s: float
+    bytes_per_s_min: int
+
+
+async def read_body(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> bytes:
     """The whole body, inflated.
 
     Raises:
         RequestRejected: longer than ``bytes_max`` before or after inflating (413), compressed in an
-            unknown way (415), not compressed as it says, or cut short.
+            unknown way (415), not compressed as it says, cut short, or too slow (408).
     """
-    async with aclosing(_pieces(request, bytes_max)) as arriving:
+    async with _Pacer(pace) as pacer, aclosing(_pieces(request, bytes_max, pacer)) as arriving:
         pieces = [piece async for piece in arriving]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def read_form(request: web.BaseRequest, *, bytes_max: int, parts_max: int) -> list[Part]:
+async def read_form(
+    request: web.BaseRequest, *, bytes_max: int, parts_max: int, pace: Pace
+) -> list[Part]:
     """The parts of a multipart form, in their order.
 
     Raises:
@@ -58,7 +72,10 @@ async def read_form(request: web.BaseRequest, *, bytes_max: int, parts_max: int)
     data: list[bytes] = []
     try:
         with PushMultipartParser(boundary, max_segment_count=parts_max) as parser:
-            async with aclosing(_pieces(request, bytes_max)) as arriving:
+            async with (
+                _Pacer(pace) as pacer,
+                aclosing(_pieces(request, bytes_max, pacer)) as arriving,
+            ):
                 async for piece in arriving:
                     for event in parser.parse(piece):
                         if isinstance(event, MultipartSegment):
@@ -109,7 +126,51 @@ def _filename(segment: MultipartSegment) -> str | None:
     return header.get_filename()
 
 
-async def _pieces(request: web.BaseRequest, bytes_max: int) -> AsyncGenerator[bytes]:
+class _Pacer:
+    """The limit of one body's time, which what has arrived moves on. Entered around the whole
+    reading of it.
+
+    Raises:
+        RequestRejected: on leaving, where the time was over (408).
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._ends_at = asyncio.get_running_loop().time() + pace.timeout_s
+        self._timeout = asyncio.timeout_at(self._ends_at)
+        self._received = 0
+        self._granted_s = 0
+
+    async def __aenter__(self) -> _Pacer:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            limit_s = self._pace.timeout_s + self._granted_s
+            raise RequestRejected(
+                f"the request body did not arrive within {limit_s:g} s (body_timeout_s, and one "
+                f"more for each {self._pace.bytes_per_s_min} bytes: body_bytes_per_s_min)",
+                code=Code.REQUEST_TIMEOUT,
+            ) from late
+
+    def received(self, count: int) -> None:
+        """``count`` bytes more have arrived."""
+        self._received += count
+        granted_s = self._received // self._pace.bytes_per_s_min
+        if granted_s > self._granted_s and not self._timeout.expired():
+            self._granted_s = granted_s
+            self._timeout.reschedule(self._ends_at + granted_s)
+
+
+async def _pieces(request: web.BaseRequest, bytes_max: int, pacer: _Pacer) -> AsyncGenerator[bytes]:
     """The body as it arrives and inflated, of at most ``bytes_max`` bytes either way."""
     if request.content_length is not None and request.content_length > bytes_max:
         raise _too_large(bytes_max)
@@ -127,6 +188,7 @@ async def _pieces(request: web.BaseRequest, bytes_max: int) -> AsyncGenerator[by
     try:
         async for piece in request.content.iter_any():
             received += len(piece)
+            pacer.received(len(piece))
             if received > bytes_max:
                 raise _too_large(bytes_max)
             if inflater is None:

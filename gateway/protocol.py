@@ -1,23 +1,97 @@
-"""aiohttp's server, with this project's answer to what is not HTTP.
+"""aiohttp's server, with this project's answer to what is not HTTP, and to what comes too slowly.
 
-Owns: the connection's protocol, where aiohttp's own would differ from what callers are promised.
+Owns: the connection's protocol, where aiohttp's own would differ from what callers are promised;
+the time that a request's head may take.
 Does not know: what a well-formed request is answered.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.errors import RequestRejected
+from gateway.errors import Code, RequestRejected
+
+SERVER: Final = "pipeline-gateway"
+
+
+def _body(error: RequestRejected) -> bytes:
+    """No dialect is known yet where a head cannot be read, so the error has the fields of both."""
+    return msgspec.json.encode({"code": error.code, "name": error.name, "message": error.message})
 
 
 class _Protocol(RequestHandler):
-    """A connection. No dialect is known yet where a request is malformed, so the error has the
-    fields of both."""
+    """A connection."""
+
+    # Of these there is one for each client, idle or not.
+    __slots__ = ("_head_arriving", "_head_limit_s", "_head_since", "_head_timer", "_last_body")
+
+    def __init__(self, manager: HttpServer, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_limit_s = manager.header_timeout_s
+        #: Since when a head is waited for, loop time; ``None``: only the keep-alive time counts.
+        self._head_since: float | None = None
+        #: Whether any of it has arrived.
+        self._head_arriving = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._last_body: StreamReader | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio. A connection on which nothing comes is not kept for longer than a head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio."""
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio. What comes when no body is due, and does not complete a head, begins one."""
+        body, requests = self._last_body, self._request_count
+        super().data_received(data)
+        if self._request_count != requests:
+            self._last_body = self._messages[-1][1]
+            self._head_since, self._head_arriving = None, False
+        elif not self._head_arriving and (body is None or body.is_eof()) and data.strip(b"\r\n"):
+            # Not noticed is a head that begins in the same read as what was before it ends: its
+            # time begins with the next byte of it, or is that of an idle connection.
+            self._head_arriving = True
+            self._await_head()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered, nor about to be."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def _await_head(self) -> None:
+        self._head_since = self._loop.time()
+        if self._head_timer is None:
+            due = self._head_since + self._head_limit_s()
+            self._head_timer = self._loop.call_at(due, self._head_due)
+
+    def _head_due(self) -> None:
+        """The timer, which is left to run when a head has come, and set anew where one began."""
+        self._head_timer = None
+        if self._head_since is None or self.transport is None:
+            return
+        limit_s, now = self._head_limit_s(), self._loop.time()
+        due = self._head_since + limit_s
+        if not self.idle:
+            due = now + limit_s  # it follows a request that is still being answered
+        if due > now:
+            self._head_timer = self._loop.call_at(due, self._head_due)
+            return
+        if self._head_arriving:
+            self.transport.write(_late(limit_s))
+        self.force_close()
 
     def handle_error(
         self,
@@ -28,16 +102,49 @@ class _Protocol(RequestHandler):
     ) -> web.StreamResponse:
         """See aiohttp. Only malformed requests get here: the gateway's handler raises nothing."""
         error = RequestRejected("the request is not well-formed HTTP/1.1", status=status)
-        body = {"code": error.code, "name": error.name, "message": error.message}
         response = web.Response(
-            status=status, body=msgspec.json.encode(body), content_type="application/json"
+            status=status,
+            body=_body(error),
+            headers={hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: SERVER},
         )
         response.force_close()
         return response
 
 
+def _late(limit_s: float) -> bytes:
+    """The answer to a head that takes too long, whole."""
+    error = RequestRejected(
+        f"the request's head did not arrive within {limit_s:g} s (header_timeout_s)",
+        code=Code.REQUEST_TIMEOUT,
+    )
+    body = _body(error)
+    head = (
+        f"HTTP/1.1 {error.status} Request Timeout\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nServer: {SERVER}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class HttpServer(web.Server):
-    """The server. Bodies are inflated by ``body``, not by it."""
+    """The server. Bodies are inflated by ``body``, not by it.
+
+    Args:
+        header_timeout_s: gives the seconds that a request's head may take to arrive, as they are
+            configured now.
+    """
+
+    def __init__(
+        self, handler: Any, *, header_timeout_s: Callable[[], float], **options: Any
+    ) -> None:
+        super().__init__(handler, **options)
+        self.header_timeout_s = header_timeout_s
+
+    def pre_shutdown(self) -> None:
+        """Close the connections on which nothing runs. aiohttp's own would tell the others too, and
+        they would take no more of the bodies that are still arriving."""
+        for connection in list(self._connections):
+            if cast("_Protocol", connection).idle:
+                connection.close()
 
     def __call__(self) -> RequestHandler:
         """The protocol of one new connection."""

@@ -1,76 +1,51 @@
 """The HTTP face: read a request, run it, write the answer as it comes, account for it.
 
-Owns: handlers, the writing of streams, request IDs, /metrics and health, the line in the log.
-Does not know: what a dialect's bodies mean, what a run does.
+Owns: handlers, request IDs, /metrics and health, which requests run, and their end when the gateway
+stops.
+Does not know: what a dialect's bodies mean, what a run does, how a stream is kept going.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
 from gateway import logs
-from gateway.body import read_body, read_form
+from gateway.body import Pace, read_body, read_form
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
-from gateway.errors import Code, GatewayError, Outcome, RequestRejected
-from gateway.fanout import Waited
+from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
+from gateway.eventstream import EventStream
+from gateway.exchange import Exchange
+from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
-from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
-from gateway.model import Event, Failed, Frames, Request
+from gateway.metrics import Dialect, Metrics, Mode
+from gateway.model import Request
+from gateway.outlet import Outlet
 from gateway.pipeline import Run
+from gateway.protocol import SERVER
 from gateway.route import Route
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
 from gateway.site import Site
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _DIALECTS: Final = {Dialect.CAMBRION: cambrion, Dialect.PUPAU: pupau}
-_SERVER: Final = "pipeline-gateway"
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
+# What keeps whatever stands between from holding a stream back.
+_UNBUFFERED: Final = {hdrs.CACHE_CONTROL: "no-cache", "X-Accel-Buffering": "no"}
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
-# A stream that is always ready to go on lets others have a turn after this many seconds.
-_TURN_S: Final = 0.005
+# How long a client may take to read the end of an answer that was cut short by a stop, and how long
+# what is left after that may take to come apart, seconds.
+_LAST_WORDS_S: Final = 1.0
+_UNWIND_S: Final = 0.4
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one request and its answer, for the metrics and the log."""
-
-    request: web.BaseRequest
-    site: Site
-    request_id: str
-    began: float
-    dialect: Dialect
-    mode: Mode = Mode.OTHER
-    pipeline: str = UNNAMED
-    upstream: str | None = None
-    key: str | None = None
-    outcome: Outcome = Outcome.COMPLETE
-    code: Code | None = None
-    message: str | None = None
-    status: int | None = None
-    request_bytes: int = 0
-    response_bytes: int = 0
-    events: int = 0
-    first_event_s: float | None = None
-    waited: Waited = field(default_factory=Waited)
-
-    def fail(self, error: GatewayError) -> None:
-        """Note how it ended; not the error itself, whose traceback would tie all this in a knot."""
-        self.outcome, self.code, self.message = error.outcome, error.code, error.message
 
 
 class Gateway:
@@ -84,6 +59,11 @@ class Gateway:
         self._site = site
         self._metrics = metrics
         self._clock = clock
+        self._running: set[Exchange] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+        self._stopped = False
         self._actions: dict[str, Callable[[Exchange, Target], Awaitable[web.StreamResponse]]] = {
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -97,28 +77,52 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
-        path = request.rel_url.raw_path
         site = self._site
-        exchange = Exchange(request, site, _request_id(request), self._clock(), dialect_of(path))
+        exchange = Exchange(
+            request,
+            site,
+            request_id(request),
+            self._clock(),
+            dialect_of(request.rel_url.raw_path),
+            Outlet(request, site.server.write_timeout_s),
+            cast("asyncio.Task[Any]", asyncio.current_task()),
+        )
         site.enter()
+        self._running.add(exchange)
+        self._idle.clear()
         try:
-            try:
-                target = resolve(request.method, path)
-                exchange.dialect, exchange.mode = target.dialect, target.mode
-                return await self._actions[target.action](exchange, target)
-            except GatewayError as error:
-                exchange.fail(error)
-                return await self._send_error(exchange, error)
-            except (ConnectionError, asyncio.CancelledError):
-                raise
-            except Exception:  # noqa: BLE001  the caller gets an answer, the log gets the fault
-                return await self._send_error(exchange, self._internal(exchange))
+            return await self._answer(exchange)
         except (ConnectionError, asyncio.CancelledError):
-            exchange.outcome = Outcome.CLIENT_GONE
+            exchange.leave()
+            exchange.outlet.drop()
             raise
         finally:
+            self._running.discard(exchange)
+            if not self._running:
+                self._idle.set()
             site.leave()
-            self._account(exchange)
+            exchange.account(self._metrics, self._clock())
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        try:
+            if self._stopped:
+                raise _shutting_down()
+            target = resolve(request.method, request.rel_url.raw_path)
+            exchange.dialect, exchange.mode = target.dialect, target.mode
+            return await self._actions[target.action](exchange, target)
+        except GatewayError as error:
+            exchange.fail(error)
+            return await self._send_error(exchange, error)
+        except asyncio.CancelledError:
+            ending = exchange.ended()
+            if ending is None or exchange.status is not None:
+                raise  # nobody is there, or in mid-answer nothing can be said
+            return await self._send_error(exchange, ending)
+        except ConnectionError:
+            raise
+        except Exception:  # noqa: BLE001  the caller gets an answer, the log gets the fault
+            return await self._send_error(exchange, self._internal(exchange))
 
     @property
     def site(self) -> Site:
@@ -130,11 +134,59 @@ class Gateway:
         before, self._site = self._site, site
         return before
 
+    # The end
+
+    @property
+    def running(self) -> int:
+        """How many requests run now."""
+        return len(self._running)
+
+    def stop(self) -> None:
+        """Say from now on that the gateway is not ready, and let every answer end its connection.
+        Requests are still answered."""
+        self._stopping = True
+
+    async def drain(self, within_s: float) -> None:
+        """Return as soon as no request runs, after ``within_s`` seconds at the latest: what runs
+        then is ended with an error, which a client has a second to read."""
+        self._stopping = True
+        if await self._quiet(within_s):
+            return
+        self._stopped = True
+        for exchange in list(self._running):
+            exchange.end(_shutting_down())
+        if not await self._quiet(_LAST_WORDS_S):
+            await self._drop()
+
+    async def cut(self) -> None:
+        """End every request at once, with an error only where that need not be waited for."""
+        self._stopping = self._stopped = True
+        for exchange in list(self._running):
+            exchange.end(_shutting_down())
+            if exchange.outlet.unsent:
+                exchange.outlet.drop()
+        if not await self._quiet(_UNWIND_S):
+            await self._drop()
+
+    async def _drop(self) -> None:
+        for exchange in list(self._running):
+            exchange.outlet.drop()
+        await self._quiet(_UNWIND_S)
+
+    async def _quiet(self, within_s: float) -> bool:
+        """Whether no request runs any more, ``within_s`` seconds from now at the latest."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
     # Pipelines
 
     async def _execute(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         route, caller = self._admit(exchange, target)
-        stream = target.mode is Mode.EXECUTE and _accepts(exchange.request, _EVENT_STREAM)
+        stream = target.mode is Mode.EXECUTE and accepts(exchange.request, _EVENT_STREAM)
         if stream:
             exchange.mode = Mode.EXECUTE_STREAM
         if exchange.request.content_type.startswith("multipart/"):
@@ -151,7 +203,7 @@ class Gateway:
         result = await run.call(Dialect.CAMBRION)
         view = exchange.mode is not Mode.EXECUTE
         content_type = _JSON
-        if exchange.mode is Mode.EXECUTE_TRANSFORM and not _accepts_json(exchange.request):
+        if exchange.mode is Mode.EXECUTE_TRANSFORM and not accepts_json(exchange.request):
             content_type = "text/plain"
         return await self._send(
             exchange, 200, cambrion.render_result(result, view=view), content_type
@@ -159,18 +211,20 @@ class Gateway:
 
     async def _query(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         request = exchange.request
-        stream = _flag(request, "sse")
+        stream = flag(request, "sse")
         if stream:
             exchange.mode = Mode.QUERY_STREAM
         route, caller = self._admit(exchange, target)
         body: bytes | list[Part]
         if request.content_type.startswith("multipart/"):
+            bounds = exchange.site.bounds
             body = await self._timed(
                 exchange,
                 read_form(
                     request,
-                    bytes_max=exchange.site.bounds.body_bytes_max,
-                    parts_max=exchange.site.bounds.parts_max,
+                    bytes_max=bounds.body_bytes_max,
+                    parts_max=bounds.parts_max,
+                    pace=_pace(exchange),
                 ),
             )
             exchange.request_bytes = sum(len(part.data) for part in body)
@@ -224,8 +278,9 @@ class Gateway:
         )
 
     async def _read_body(self, exchange: Exchange) -> bytes:
+        bytes_max = exchange.site.bounds.body_bytes_max
         body = await self._timed(
-            exchange, read_body(exchange.request, bytes_max=exchange.site.bounds.body_bytes_max)
+            exchange, read_body(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
         )
         exchange.request_bytes = len(body)
         return body
@@ -239,58 +294,47 @@ class Gateway:
             exchange.waited.client_s += self._clock() - began
 
     async def _stream(self, exchange: Exchange, run: Run) -> web.StreamResponse:
-        """Write the run's events as they come. The head goes out with the first, so that a run
-        which fails before it still gets the status that says so."""
+        """Write the run's events as they come. A run that fails before anything was written still
+        gets the status that says so."""
         dialect = exchange.dialect
         render = _DIALECTS[dialect].render_event
-        response: web.StreamResponse | None = None
         labels = (exchange.pipeline, dialect)
-        events_total = self._metrics.stream_events.labels(*labels)
+        stream = EventStream(
+            exchange,
+            self._head(exchange, _EVENT_STREAM) | _UNBUFFERED,
+            heartbeat_s=exchange.site.server.heartbeat_s,
+            counter=self._metrics.stream_events.labels(*labels),
+            clock=self._clock,
+        )
         open_streams = self._metrics.streams_open.labels(*labels)
         open_streams.inc()
-        turn = self._clock()
         try:
-            async with aclosing(run.stream(dialect)) as events:
-                async for event in events:
-                    data = render(event)
-                    began = self._clock()
-                    if response is None:
-                        response = await self._open_stream(exchange)
-                    await response.write(data)
-                    ended = self._clock()
-                    exchange.waited.client_s += ended - began
-                    if ended - turn > _TURN_S:
-                        # Neither side made this wait: let others have their turn.
-                        await asyncio.sleep(0)
-                        turn = self._clock()
-                    exchange.response_bytes += len(data)
-                    count = event.count if isinstance(event, Frames) else 1
-                    exchange.events += count
-                    events_total.inc(count)
-                    counts = count and not isinstance(event, Failed)
-                    if counts and exchange.first_event_s is None:
-                        exchange.first_event_s = self._clock() - exchange.began
-        except GatewayError as error:
-            if response is None:
-                raise
-            exchange.fail(error)
-        except ConnectionError:
-            raise
-        except Exception:
-            if response is None:
-                raise
-            await self._break_off(exchange, run, response)
+            with stream:
+                try:
+                    async with aclosing(run.stream(dialect)) as events:
+                        await stream.relay(events, render)
+                except GatewayError as error:
+                    if not stream.opened:
+                        raise
+                    exchange.fail(error)
+                    if not stream.told:  # so the run has not told of it either
+                        await stream.send(render(run.failed(error)))
+                except asyncio.CancelledError:
+                    ending = exchange.ended()
+                    if ending is None:
+                        raise
+                    if not stream.opened:
+                        return await self._send_error(exchange, ending)
+                    await stream.send(render(run.failed(ending)))
+                except ConnectionError:
+                    raise
+                except Exception:
+                    if not stream.opened:
+                        raise
+                    await stream.send(render(run.failed(self._internal(exchange))))
+                return await stream.finish(close=self._stopping)
         finally:
             open_streams.dec()
-        if response is None:  # every event was dropped by the route's transform
-            response = await self._open_stream(exchange)
-        await response.write_eof()
-        return response
-
-    async def _break_off(self, exchange: Exchange, run: Run, response: web.StreamResponse) -> None:
-        """End a stream in which the gateway itself failed, with an event that says so."""
-        closing: Event = run.failed(self._internal(exchange))
-        await response.write(_DIALECTS[exchange.dialect].render_event(closing))
 
     def _internal(self, exchange: Exchange) -> GatewayError:
         """Log the fault being handled; what the caller learns of it is only where to look."""
@@ -301,20 +345,6 @@ class Gateway:
         )
         exchange.fail(error)
         return error
-
-    async def _open_stream(self, exchange: Exchange) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={
-                hdrs.CONTENT_TYPE: _EVENT_STREAM,
-                hdrs.SERVER: _SERVER,
-                hdrs.CACHE_CONTROL: "no-cache",
-                "X-Accel-Buffering": "no",
-                "X-Request-Id": exchange.request_id,
-            }
-        )
-        exchange.status = 200
-        await response.prepare(exchange.request)
-        return response
 
     # Descriptions
 
@@ -350,6 +380,9 @@ class Gateway:
         return await self._send(exchange, 200, b'{"alive":true}')
 
     async def _readyz(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+        if self._stopping:
+            body = b'{"ready":false,"failing":{},"stopping":true}'
+            return await self._send(exchange, 503, body)
         failures = await exchange.site.health.failures()
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._send(exchange, 503 if failures else 200, body)
@@ -372,25 +405,31 @@ class Gateway:
         status: int,
         body: bytes,
         content_type: str = _JSON,
-        headers: Mapping[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> web.StreamResponse:
         response = web.Response(
-            status=status,
-            body=body,
-            headers={
-                **(headers or {}),
-                hdrs.CONTENT_TYPE: content_type,
-                hdrs.SERVER: _SERVER,
-                "X-Request-Id": exchange.request_id,
-            },
+            status=status, body=body, headers=self._head(exchange, content_type) | (headers or {})
         )
+        if self._stopping or status == 408:
+            response.force_close()
         exchange.status = status
         exchange.response_bytes = len(body)
         began = self._clock()
         await response.prepare(exchange.request)
-        await response.write_eof()
+        await exchange.outlet.finish(exchange.request, response)
         exchange.waited.client_s += self._clock() - began
+        if status == 408:
+            # Whoever was too slow to send the request is not waited for to send the rest of it.
+            exchange.request.protocol.force_close()
         return response
+
+    def _head(self, exchange: Exchange, content_type: str) -> dict[str, str]:
+        """The fields that every answer has."""
+        return {
+            hdrs.CONTENT_TYPE: content_type,
+            hdrs.SERVER: SERVER,
+            "X-Request-Id": exchange.request_id,
+        }
 
     async def _send_error(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
         headers: dict[str, str] = {}
@@ -402,43 +441,6 @@ class Gateway:
             headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         body = _DIALECTS[exchange.dialect].render_error(error)
         return await self._send(exchange, error.status, body, headers=headers)
-
-    def _account(self, exchange: Exchange) -> None:
-        """Count the request and log its line, once, whatever way it ended."""
-        duration_s = self._clock() - exchange.began
-        waited = exchange.waited
-        overhead_s = max(0.0, duration_s - waited.upstream_s - waited.client_s)
-        metrics, labels = self._metrics, (exchange.pipeline, exchange.dialect, exchange.mode)
-        metrics.requests.labels(*labels, exchange.outcome).inc()
-        metrics.request_duration.labels(*labels).observe(duration_s)
-        metrics.overhead.labels(*labels).observe(overhead_s)
-        metrics.request_bytes.labels(*labels[:2]).observe(exchange.request_bytes)
-        metrics.response_bytes.labels(*labels[:2]).observe(exchange.response_bytes)
-        if exchange.first_event_s is not None:
-            metrics.first_event.labels(*labels).observe(exchange.first_event_s)
-        fields: dict[str, Any] = {
-            "request_id": exchange.request_id,
-            "dialect": exchange.dialect,
-            "mode": exchange.mode,
-            "pipeline": exchange.pipeline,
-            "upstream": exchange.upstream,
-            "key": exchange.key,
-            "status": exchange.status,
-            "outcome": exchange.outcome,
-            "duration_s": round(duration_s, 6),
-            "overhead_s": round(overhead_s, 6),
-            "request_bytes": exchange.request_bytes,
-            "response_bytes": exchange.response_bytes,
-        }
-        if exchange.first_event_s is not None:
-            fields["first_event_s"] = round(exchange.first_event_s, 6)
-            fields["events"] = exchange.events
-        if exchange.code is not None:
-            fields["code"] = exchange.code
-            # A rejection's message may quote the request; the others speak of upstreams.
-            if exchange.outcome is not Outcome.REJECTED:
-                fields["error"] = exchange.message
-        logs.requests.info("request", extra={"fields": fields})
 
 
 def _description(route: Route) -> dict[str, Any]:
@@ -454,30 +456,13 @@ def _description(route: Route) -> dict[str, Any]:
     return described | {name: value for name, value in optional.items() if value is not None}
 
 
-def _request_id(request: web.BaseRequest) -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _pace(exchange: Exchange) -> Pace:
+    server = exchange.site.server
+    return Pace(server.body_timeout_s, server.body_bytes_per_s_min)
 
 
-def _accepts(request: web.BaseRequest, content_type: str) -> bool:
-    for part in ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower().split(","):
-        name, *parameters = (item.strip() for item in part.split(";"))
-        if name == content_type and not any(_REFUSED.fullmatch(item) for item in parameters):
-            return True
-    return False
-
-
-def _accepts_json(request: web.BaseRequest) -> bool:
-    return hdrs.ACCEPT not in request.headers or any(
-        _accepts(request, content_type) for content_type in (_JSON, "application/*", "*/*")
-    )
-
-
-def _flag(request: web.BaseRequest, name: str) -> bool:
-    value = request.query.get(name, "false").lower()
-    if value not in ("true", "false"):
-        raise RequestRejected(f'query parameter {name}: expected true or false, got "{value[:40]}"')
-    return value == "true"
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the gateway is shutting down", retry_after_s=1.0)
 
 
 async def _parse(

@@ -1,0 +1,107 @@
+"""What is known of one request and its answer, and what is said of it when it has ended.
+
+Owns: how a request ended and why, the metrics it is counted in, its line in the log.
+Does not know: how it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from gateway import logs
+from gateway.errors import Code, GatewayError, Outcome
+from gateway.fanout import Waited
+from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
+from gateway.outlet import Outlet
+from gateway.site import Site
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request and its answer. ``task`` is the one that answers."""
+
+    request: web.BaseRequest
+    site: Site
+    request_id: str
+    began: float
+    dialect: Dialect
+    outlet: Outlet
+    task: asyncio.Task[Any]
+    mode: Mode = Mode.OTHER
+    pipeline: str = UNNAMED
+    upstream: str | None = None
+    key: str | None = None
+    outcome: Outcome = Outcome.COMPLETE
+    code: Code | None = None
+    message: str | None = None
+    status: int | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+    events: int = 0
+    first_event_s: float | None = None
+    waited: Waited = field(default_factory=Waited)
+    _ending: GatewayError | None = None
+
+    def fail(self, error: GatewayError) -> None:
+        """Note how it ended; not the error itself, whose traceback would tie all this in a knot."""
+        self.outcome, self.code, self.message = error.outcome, error.code, error.message
+
+    def leave(self) -> None:
+        """Note that the client is gone, unless the gateway itself had ended it already."""
+        if self.outcome is not Outcome.SHUT_DOWN:
+            self.outcome = Outcome.CLIENT_GONE
+
+    def end(self, error: GatewayError) -> None:
+        """End it from outside with ``error``: its task is cancelled, and asks ``ended`` why."""
+        if self.outcome is not Outcome.SHUT_DOWN:
+            self.fail(error)
+            self._ending = error
+            self.task.cancel()
+
+    def ended(self) -> GatewayError | None:
+        """The error that it was ended with, where that is why the task was cancelled; only then
+        the task may go on. ``None`` where its client has gone."""
+        error, self._ending = self._ending, None
+        return None if error is None or self.task.uncancel() else error
+
+    def account(self, metrics: Metrics, now: float) -> None:
+        """Count it and log its line, once, whatever way it ended. ``now`` is loop time, seconds."""
+        duration_s = now - self.began
+        overhead_s = max(0.0, duration_s - self.waited.upstream_s - self.waited.client_s)
+        labels = (self.pipeline, self.dialect, self.mode)
+        metrics.requests.labels(*labels, self.outcome).inc()
+        metrics.request_duration.labels(*labels).observe(duration_s)
+        metrics.overhead.labels(*labels).observe(overhead_s)
+        metrics.request_bytes.labels(*labels[:2]).observe(self.request_bytes)
+        metrics.response_bytes.labels(*labels[:2]).observe(self.response_bytes)
+        if self.first_event_s is not None:
+            metrics.first_event.labels(*labels).observe(self.first_event_s)
+        fields: dict[str, Any] = {
+            "request_id": self.request_id,
+            "dialect": self.dialect,
+            "mode": self.mode,
+            "pipeline": self.pipeline,
+            "upstream": self.upstream,
+            "key": self.key,
+            "status": self.status,
+            "outcome": self.outcome,
+            "duration_s": round(duration_s, 6),
+            "overhead_s": round(overhead_s, 6),
+            "request_bytes": self.request_bytes,
+            "response_bytes": self.response_bytes,
+        }
+        if self.first_event_s is not None:
+            fields["first_event_s"] = round(self.first_event_s, 6)
+            fields["events"] = self.events
+        if self.code is not None:
+            fields["code"] = self.code
+            # A rejection's message may quote the request; the others speak of upstreams.
+            if self.outcome is not Outcome.REJECTED:
+                fields["error"] = self.message
+        elif self.outlet.dropped is not None:
+            fields["error"] = self.outlet.dropped
+        logs.requests.info("request", extra={"fields": fields})

@@ -1,0 +1,53 @@
+"""What a request's head asks for, beside its path.
+
+Owns: the request's ID, what kinds of answer it accepts, flags in its query.
+Does not know: what is done with any of it.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.errors import RequestRejected
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The ID that the caller gave, if it can be one, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def accepts(request: web.BaseRequest, content_type: str) -> bool:
+    """Whether ``Accept`` names this very type, and does not refuse it."""
+    for part in ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower().split(","):
+        name, *parameters = (item.strip() for item in part.split(";"))
+        if name == content_type and not any(_REFUSED.fullmatch(item) for item in parameters):
+            return True
+    return False
+
+
+def accepts_json(request: web.BaseRequest) -> bool:
+    """Whether JSON will do."""
+    return hdrs.ACCEPT not in request.headers or any(
+        accepts(request, content_type)
+        for content_type in ("application/json", "application/*", "*/*")
+    )
+
+
+def flag(request: web.BaseRequest, name: str) -> bool:
+    """A query parameter that is true or false; false where it is missing.
+
+    Raises:
+        RequestRejected: it is anything else.
+    """
+    value = request.query.get(name, "false").lower()
+    if value not in ("true", "false"):
+        raise RequestRejected(f'query parameter {name}: expected true or false, got "{value[:40]}"')
+    return value == "true"
