@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	then echo "$$name"; break; fi; done)
 
 # The modules that touch no clock, socket, loop or log: every branch of theirs is tested.
-PURE := gateway/errors.py,gateway/model.py,gateway/sse.py,gateway/observation.py,gateway/mediatype.py,gateway/results.py,gateway/breaker.py,gateway/budget.py,gateway/latency.py,gateway/inflate.py,gateway/dialects/*,gateway/upstreams/triton_codec.py,gateway/upstreams/triton_model.py
+PURE := gateway/errors.py,gateway/model.py,gateway/sse.py,gateway/observation.py,gateway/mediatype.py,gateway/results.py,gateway/flatten.py,gateway/breaker.py,gateway/budget.py,gateway/latency.py,gateway/inflate.py,gateway/dialects/*,gateway/upstreams/triton_codec.py,gateway/upstreams/triton_model.py
 
 .PHONY: help setup demo test check format bench lock clean distclean
 
