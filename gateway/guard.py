@@ -226,7 +226,9 @@ class Guard:
             raise self._resting()
         place = self.admission.enter()
         if isinstance(place, Refused):
-            raise self._overloaded(place, f"{self.admission.waiting} calls wait already")
+            raise self._overloaded(
+                place, f"too many calls wait for it already ({self.admission.waiting})"
+            )
         if place is not None:
             began = self.clock()
             self.measures.waiting.inc()

@@ -83,6 +83,7 @@ async def take(
         if not winner.ended:
             async for event in winner.events:
                 yield event
+            winner.ended = True
     finally:
         await contest.close()
 
@@ -172,7 +173,8 @@ class _Contest:
             )
             winner = self._settle(done)
             if winner is not None:
-                self._give_up([entry for entry in self._running if entry is not winner])
+                losers = [entry for entry in self._running if entry is not winner]
+                self._give_up(losers, Outcome.SUPERSEDED)
                 self._running = [winner]
                 return winner
             if not done and self._left:
@@ -191,11 +193,13 @@ class _Contest:
                 self._failures.append(error)
             elif winner is None:
                 self._running.remove(entry)
+                self._give_up(self._running, Outcome.SUPERSEDED)
+                self._running = []
                 raise error
         if winner is not None:
             return winner
         self._running = [entry for entry in self._running if entry.task not in done]
-        self._give_up(failed)
+        self._give_up(failed, Outcome.SUPERSEDED)
         if _rejection(self._failures) is not None:
             self._left = []  # the answer of one that runs on may differ, but none is asked for it
         if failed and self._left:
@@ -214,18 +218,19 @@ class _Contest:
                 delay_s = entry.guard.p95_s()
             self._next_at = self._clock() + (_HEDGE_S if delay_s is None else delay_s)
 
-    def _give_up(self, entries: Sequence[_Entry]) -> None:
-        """Have them closed beside what goes on: nobody waits for the slow ones."""
+    def _give_up(self, entries: Sequence[_Entry], outcome: Outcome | None) -> None:
+        """Have them closed beside what goes on: nobody waits for the slow ones. ``outcome``: why,
+        where it is not that the caller left, and they have not said themselves."""
         for entry in entries:
-            if entry.fate.outcome is Outcome.CLIENT_GONE:
-                entry.fate.outcome = Outcome.SUPERSEDED
+            if outcome is not None and entry.fate.outcome is Outcome.CLIENT_GONE:
+                entry.fate.outcome = outcome
             self._closing.append(asyncio.create_task(entry.close()))
 
     async def close(self) -> None:
         """Have all that was started closed, and wait for it. Who is cancelled meanwhile, and maybe
         more than once, is cancelled afterwards: nothing is left behind."""
-        closing = [*self._closing, *(asyncio.create_task(each.close()) for each in self._running)]
-        await _all_done(closing)
+        self._give_up([entry for entry in self._running if not entry.ended], None)
+        await _all_done(self._closing)
 
 
 async def _all_done(tasks: Sequence[asyncio.Task[None]]) -> None:

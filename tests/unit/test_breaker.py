@@ -114,6 +114,16 @@ def test_a_probe_that_is_answered_closes_it() -> None:
     assert state(it) is State.OPEN, "the end of a call that was a probe counts as any other's"
 
 
+def test_once_closed_it_starts_counting_anew() -> None:
+    it = breaker(failures=0, failure_rate=0.5, calls_min=20)
+    fail(it, 20)
+    it.answered(turn(it, 3.0), 3.0)
+    fail(it, 19, 3.0)
+    assert state(it) is State.CLOSED
+    fail(it, 1, 3.0)
+    assert state(it) is State.OPEN
+
+
 def test_a_probe_that_fails_opens_it_anew() -> None:
     it = breaker()
     fail(it, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -89,7 +90,8 @@ LIMITS: dict[str, tuple[list[Any], Deadlines, str]] = {
 async def test_a_limit_that_runs_out_ends_the_call_and_its_work(case: str) -> None:
     script, deadlines, message = LIMITS[case]
     it = Guarded(FakeUpstream(script))
-    error = await refused(it, deadlines, UpstreamTimeout)
+    async with asyncio.timeout(2):
+        error = await refused(it, deadlines, UpstreamTimeout)
     assert error.message == f"upstream up: {message}"
     assert it.upstream.open == 0
     assert it.upstream.opened == 1, "what may still be running is not made again"
@@ -416,7 +418,7 @@ async def test_the_queue_has_an_end_and_those_who_run_keep_their_pace() -> None:
     assert (it.clock() - began) / 100 < 0.05
     assert error.status == 503
     assert error.retry_after_s == 1
-    assert error.message == "upstream up: 1 calls wait already"
+    assert error.message == "upstream up: too many calls wait for it already (1)"
     assert it.count("refused_total", reason="queue") == 100
     assert len(await running) == len(await waiting) == 10
     assert it.count("running") == it.count("waiting") == 0
@@ -564,14 +566,54 @@ async def test_a_fault_of_the_gateways_own_is_counted_as_such() -> None:
     assert it.guard.answers is None
 
 
+class Fresh(FakeUpstream):
+    """Fails with an error of its own each time; ``errors`` are those that are still held."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.errors = weakref.WeakSet[Exception]()
+
+    async def stream(self, call: object) -> AsyncGenerator[Event]:
+        error = busy(0.001)
+        self.errors.add(error)
+        try:
+            raise error
+        finally:
+            del error  # or its traceback would hold it here
+        yield ALIVE
+
+
 async def test_calls_that_failed_leave_nothing_for_the_garbage_collector() -> None:
-    it = Guarded(FakeUpstream([busy(0.001)]), breaker={"failures": 0}, retries={"retries_max": 1})
-    await refused(it)
-    gc.collect()
+    upstream = Fresh()
+    it = Guarded(upstream, retries={"retries_max": 1})
     gc.disable()
     try:
-        for _ in range(3):
-            await refused(it)
-        assert gc.collect() < 10
+        with pytest.raises(UpstreamFailed):
+            await read(it)
+        assert it.count("retries_total") == 1
+        assert list(upstream.errors) == []
     finally:
         gc.enable()
+
+
+async def test_a_call_counts_once_in_the_share_of_failures() -> None:
+    it = Guarded(
+        FakeUpstream([piece("a")], [piece("a")], [BROKEN]),
+        breaker={"failures": 0, "failure_rate": 0.5, "calls_min": 4},
+    )
+    for _ in range(2):
+        await read(it)
+    for _ in range(2):
+        assert it.count("breaker") == 0
+        await refused(it)
+    assert it.count("breaker") == 2
+
+
+async def test_a_probe_that_fails_leaves_the_upstream_alone_for_another_while() -> None:
+    clock = Clock()
+    it = Guarded(FakeUpstream([BROKEN]), clock)
+    await open_breaker(it)
+    clock.forward(3)
+    assert (await refused(it)).code is Code.UPSTREAM_FAILED
+    assert it.count("breaker") == 2
+    assert (await refused(it)).code is Code.UPSTREAM_UNAVAILABLE

@@ -353,11 +353,16 @@ async def test_an_answer_of_nothing_but_errors_is_a_failure() -> None:
 async def test_what_no_upstream_can_mend_is_raised_at_once(
     policy: Policy, error: Exception
 ) -> None:
+    reported: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
     it = Contest([[error], [0.05, *says("b")]], policy)
     with pytest.raises(type(error)) as info:
         await it.run()
     assert info.value is error
+    assert reported == [], "it is told once"
     assert it.opened == ("a" if policy is Policy.FALLBACK else "ab")
+    assert it.ended("b", "superseded") == (None if policy is Policy.FALLBACK else 1)
     await it.assert_nothing_is_left()
 
 
