@@ -111,8 +111,8 @@ async def test_the_whole_has_a_limit_of_its_own(key: str) -> None:
 
 
 async def test_a_slow_stream_goes_on_as_long_as_something_comes() -> None:
-    it = Guarded(FakeUpstream([piece("a"), *[0.02, ALIVE] * 5, 0.02, piece("b")]))
-    assert (await read(it, Deadlines(0.05, 0.05)))[-1] == piece("b")
+    it = Guarded(FakeUpstream([piece("a"), *[0.02, ALIVE] * 9, 0.02, piece("b")]))
+    assert (await read(it, Deadlines(0.15, 0.15)))[-1] == piece("b")
 
 
 async def test_the_caller_may_take_longer_than_the_limits() -> None:
@@ -279,10 +279,10 @@ async def test_a_retry_that_would_come_too_late_is_not_waited_for(limit: str) ->
 
 
 async def test_all_attempts_share_the_time_to_the_first_event() -> None:
-    it = Guarded(FakeUpstream([0.05, UNREACHABLE], [FOREVER]), retries=QUICK)
+    it = Guarded(FakeUpstream([0.2, UNREACHABLE], [FOREVER]), retries=QUICK)
     began = it.clock()
-    await refused(it, Deadlines(0.08, 9), UpstreamTimeout)
-    assert it.clock() - began < 0.12
+    await refused(it, Deadlines(0.25, 9), UpstreamTimeout)
+    assert it.clock() - began < 0.4
 
 
 async def test_the_slot_is_free_while_a_retry_waits() -> None:
@@ -297,7 +297,7 @@ async def test_the_slot_is_free_while_a_retry_waits() -> None:
 @pytest.mark.parametrize("why", ["breaker", "queue"])
 async def test_a_retry_that_is_not_let_through_ends_with_the_error_it_had(why: str) -> None:
     it = Guarded(
-        FakeUpstream([busy(0.03)], [piece("a"), FOREVER]),
+        FakeUpstream([busy(0.2)], [piece("a"), FOREVER]),
         concurrency={"running_max": 1, "waiting_max": 0},
         breaker={"failures": 2 if why == "breaker" else 9},
     )
@@ -483,7 +483,7 @@ async def test_its_load_is_its_live_latency_times_its_calls() -> None:
         assert it.guard.load() == 2.0, "but not by everyone before it has answered"
         await first
         one = it.guard.load()
-        assert 0.035 < one < 0.5
+        assert 0.035 < one < 2
     assert it.guard.load() == pytest.approx(one / 2, rel=0.1)
 
 

@@ -125,7 +125,7 @@ CASES: dict[str, tuple[list[Any], list[Any], str, str]] = {
     "the first fails before content": ([STARTED, failed("a")], [0.01, *says("b")], "b", "b"),
     "the first fails late": ([0.05, STARTED, failed("a")], [0.1, *says("b")], "b", "b"),
     "the first stalls without content": ([STARTED, FOREVER], [0.01, *says("b")], "-", "b"),
-    "the first is slow": ([0.06, *says("a")], says("b"), "a", "b"),
+    "the first is slow": ([0.2, *says("a")], says("b"), "a", "b"),
     "the first fails after content": (
         [piece("a1"), 0.01, failed("a")],
         [0.05, *says("b")],
@@ -212,7 +212,7 @@ class SlowToClose(FakeUpstream):
             async for event in super().stream(call):
                 yield event
         finally:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
 
 async def test_a_loser_that_is_slow_to_close_does_not_delay_the_winner() -> None:
@@ -223,10 +223,10 @@ async def test_a_loser_that_is_slow_to_close_does_not_delay_the_winner() -> None
     began = clock()
     async with aclosing(it.stream()) as events:
         assert await anext(events) == STARTED
-        assert clock() - began < 0.09
+        assert clock() - began < 0.25
         assert it.guarded[0].count("running") == 1, "it is still being closed"
         assert [event async for event in events] == says("b")[1:]
-    assert clock() - began >= 0.1, "but its end is waited for"
+    assert clock() - began >= 0.3, "but its end is waited for"
     assert it.ended("a", "superseded") == 1
     await it.assert_nothing_is_left()
 
