@@ -1,0 +1,243 @@
+"""Silent streams: what keeps them open, and what a failure looks like once they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.sse import Decoder
+from tests.support.leftovers import gauges, nothing_left
+from tests.support.raw import raw, request
+from tests.support.remote import Peer, Seen, remote
+from tests.support.running import client, gateway
+from tests.support.scripts import EVENTS, frames
+
+CONFIG = """
+server: {{port: 0, heartbeat_s: {heartbeat_s}}}
+upstreams:
+  far: {{kind: pupau, url: "{url}", retries: {{retries_max: 0}}}}
+pipelines:
+  plain: {{upstream: far}}
+  touched: {{upstream: far, transform: {{event: "$"}}}}
+  hushed: {{upstream: far, transform: {{event: "()"}}}}
+  slow:
+    upstream: far
+    transform: {{observation: "$count([1..300000].($ * 2))"}}
+transforms: {{time_s: 30, large: {{over_bytes: 1024}}}}
+"""
+PING = ": ping\n\n"
+FORMS = {
+    "frames": ("/pipelines/plain/queries?sse=true", {"request": "x"}, {}),
+    "events": ("/pipelines/touched/queries?sse=true", {"request": "x"}, {}),
+    "execute": ("/v1/pipelines/plain/executeSync", {"text": "x"}, {"Accept": "text/event-stream"}),
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def config(url: str, heartbeat_s: float = 0.1) -> str:
+    return CONFIG.format(url=url, heartbeat_s=heartbeat_s)
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    decoder = Decoder(1 << 20)
+    found = [json.loads(frame.data) for frame in decoder.feed(text.encode())]
+    assert not decoder.pending
+    return found
+
+
+async def ask(session: aiohttp.ClientSession, form: str) -> tuple[int, str]:
+    path, body, headers = FORMS[form]
+    async with session.post(path, json=body, headers=headers) as response:
+        return response.status, await response.text()
+
+
+@every_form
+async def test_a_stream_is_pinged_before_its_first_event_and_between_events(form: str) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await asyncio.sleep(0.35)
+        await peer.open_stream()
+        await peer.chunk(frames(EVENTS[:3]))
+        await asyncio.sleep(0.35)
+        await peer.chunk(frames(EVENTS[3:]))
+        await peer.end()
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url)) as base,
+        client(base) as session,
+    ):
+        path, body, headers = FORMS[form]
+        async with session.post(path, json=body, headers=headers) as response:
+            assert response.status == 200
+            assert response.content_type == "text/event-stream"
+            assert response.headers["X-Accel-Buffering"] == "no"
+            assert await response.content.readuntil(b"\n\n") == PING.encode()
+            assert (await gauges(base))["gateway_streams_open"] == 1
+            text = PING + await response.text()
+        assert (await gauges(base))["gateway_streams_open"] == 0
+        async with session.get("/metrics") as response:
+            metrics = await response.text()
+    before, between = re.findall(rf"(?:{PING})+", text)
+    assert before.count(PING) >= 2
+    assert between.count(PING) >= 2
+    events = events_of(text)
+    assert events[: len(EVENTS)] == EVENTS
+    # A ping is no event, and not the first one either.
+    written = re.search(r"gateway_stream_events_total{.*} (.*)", metrics)
+    assert written is not None
+    assert float(written[1]) == len(events)
+    first_s = re.search(r"gateway_first_event_seconds_sum{.*} (.*)", metrics)
+    assert first_s is not None
+    assert float(first_s[1]) > 0.3
+
+
+@every_form
+async def test_a_stream_in_which_something_happens_is_not_pinged(form: str) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        for event in EVENTS:
+            await peer.chunk(frames([event]))
+            await asyncio.sleep(0.1)
+        await peer.end()
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url, heartbeat_s=0.6)) as base,
+        client(base) as session,
+    ):
+        status, text = await ask(session, form)
+    assert status == 200
+    assert PING not in text
+
+
+@pytest.mark.parametrize("form", ["frames", "events"])
+async def test_a_ping_never_falls_into_an_event(form: str) -> None:
+    written = frames(EVENTS)
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        for start in range(0, len(written), 200):
+            await peer.chunk(written[start : start + 200])
+            await asyncio.sleep(0.12)
+        await peer.end()
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url, heartbeat_s=0.05)) as base,
+        client(base) as session,
+    ):
+        _, text = await ask(session, form)
+    assert PING in text
+    assert events_of(text) == EVENTS
+
+
+@every_form
+async def test_after_a_ping_a_failure_is_the_closing_event(form: str) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await asyncio.sleep(0.25)
+        await peer.answer(b'{"message": "no"}', status="500 Broken")
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url)) as base,
+        client(base) as session,
+    ):
+        status, text = await ask(session, form)
+        assert not any((await gauges(base)).values())
+        async with session.get("/metrics") as response:
+            metrics = await response.text()
+    assert status == 200
+    assert text.startswith(PING)
+    (event,) = events_of(text)
+    assert (event["type"], event["last"]) == ("LAYER_RESPONSE", True)
+    assert event["responses"][0]["errors"][0]["name"] == "UpstreamFailed"
+    assert 'outcome="upstream_error"' in metrics
+
+
+@every_form
+async def test_before_the_first_ping_a_failure_is_a_status(form: str) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await asyncio.sleep(0.1)
+        await peer.answer(b"{}", status="500 Broken")
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url, heartbeat_s=5)) as base,
+        client(base) as session,
+    ):
+        status, text = await ask(session, form)
+    assert status == 502
+    assert "answered 500" in json.loads(text)["message"]
+
+
+async def test_a_failure_is_told_once_where_all_events_were_dropped_but_pings() -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        await peer.chunk(frames(EVENTS[:2]))
+        await asyncio.sleep(0.25)
+        peer.cut()
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url)) as base,
+        client(base) as session,
+        session.post("/pipelines/hushed/queries?sse=true", json={"request": "x"}) as response,
+    ):
+        (event,) = events_of(await response.text())
+    assert event["responses"][0]["errors"][0]["name"] == "UpstreamFailed"
+
+
+async def test_pings_come_while_the_observation_is_computed() -> None:
+    long = "x" * 2000  # too long for the loop itself to evaluate anything over it
+    last = {**EVENTS[-1], "responses": [{**EVENTS[-1]["responses"][0], "message": long}]}
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        await peer.chunk(frames([EVENTS[0], last]))
+        await peer.end()
+
+    async with (
+        remote(script) as far,
+        gateway(config(far.url, heartbeat_s=0.02)) as base,
+        client(base) as session,
+    ):
+        headers = {"Accept": "text/event-stream"}
+        path = "/v1/pipelines/slow/executeSync"
+        async with session.post(path, json={"text": "x"}, headers=headers) as response:
+            text = await response.text()
+    assert events_of(text)[-1]["observation"] == 300_000
+    assert PING in text[text.index("LAYER_RESPONSE") : text.index("OBSERVATION")]
+
+
+async def test_a_client_of_http_1_0_is_pinged_without_chunks() -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await asyncio.sleep(0.25)
+        await peer.open_stream()
+        await peer.chunk(frames(EVENTS))
+        await peer.end()
+
+    async with remote(script) as far, gateway(config(far.url)) as base, raw(base) as caller:
+        asked = request("/pipelines/plain/queries?sse=true", {"request": "x"})
+        await caller.send(asked.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        _, _, text = (await caller.read_all()).decode().partition("\r\n\r\n")
+    assert text.startswith(PING * 2)
+    assert text.replace(PING, "") == frames(EVENTS).decode()
+
+
+async def test_a_client_that_leaves_between_two_pings_ends_the_work_upstream() -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await seen.gone.wait()
+
+    async with remote(script) as far, gateway(config(far.url)) as base, nothing_left(base, far):
+        async with raw(base) as caller:
+            await caller.send(request("/pipelines/plain/queries?sse=true", {"request": "x"}))
+            received = b""
+            while received.count(b": ping") < 2:
+                received += await caller.read()
+        async with asyncio.timeout(1):
+            await far.seen[0].gone.wait()
