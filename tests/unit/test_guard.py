@@ -1,4 +1,4 @@
-"""What keeps one upstream's calls steady."""
+"""What keeps one upstream's calls steady: limits, turns, load, checks."""
 
 from __future__ import annotations
 
@@ -13,50 +13,24 @@ import pytest
 
 from gateway.errors import (
     Code,
-    GatewayError,
     Outcome,
     Overloaded,
-    RequestRejected,
-    TransformFailed,
     UpstreamFailed,
     UpstreamTimeout,
 )
 from gateway.guard import Deadlines, Fate
-from gateway.model import Event, Frames, LayerStarted
+from gateway.model import Event
 from tests.support.fakes import CALL, FOREVER, Clock, FakeUpstream, Guarded, leftovers, piece
-
-LONG = Deadlines(first_event_s=60, idle_s=60)
-ALIVE = Frames(b"", 0)
-UNREACHABLE = UpstreamFailed("upstream up: cannot be reached", code=Code.UPSTREAM_UNREACHABLE)
-BROKEN = UpstreamFailed("upstream up: broke off in mid-answer")
-QUICK = {"backoff_s": 0.001, "backoff_s_max": 0.01}
-
-
-def busy(retry_after_s: float | None = None, status: int = 503) -> UpstreamFailed:
-    return UpstreamFailed(
-        "upstream up: answered 503",
-        code=Code.UPSTREAM_BUSY,
-        status=status,
-        retry_after_s=retry_after_s,
-    )
-
-
-async def read(it: Guarded, deadlines: Deadlines = LONG, fate: Fate | None = None) -> list[Event]:
-    async with aclosing(it.guard.stream(CALL, deadlines, fate or Fate())) as events:
-        return [event async for event in events]
-
-
-async def refused(
-    it: Guarded, deadlines: Deadlines = LONG, error: type[GatewayError] = UpstreamFailed
-) -> Any:
-    with pytest.raises(error) as info:
-        await read(it, deadlines)
-    return info.value
-
-
-async def open_breaker(it: Guarded) -> None:
-    for _ in range(5):
-        await refused(it)
+from tests.support.guards import (
+    ALIVE,
+    BROKEN,
+    LONG,
+    UNREACHABLE,
+    busy,
+    open_breaker,
+    read,
+    refused,
+)
 
 
 async def test_a_good_call_is_passed_on_and_counted_once() -> None:
@@ -205,203 +179,6 @@ async def test_a_call_that_is_given_up_is_closed_and_counted_as_its_fate_says(
     assert it.count("requests_total", outcome=outcome) == 1
     assert it.count("running") == 0
     assert await leftovers() == []
-
-
-RETRIED: dict[str, tuple[Exception, str, dict[str, Any], bool]] = {
-    "unreachable": (UNREACHABLE, "pupau", {}, True),
-    "busy": (busy(), "pupau", {}, True),
-    "too many": (busy(status=429), "pupau", {}, True),
-    "broken": (BROKEN, "pupau", {}, False),
-    "broken, allowed": (BROKEN, "pupau", {"repeat_broken": True}, True),
-    "broken Triton": (BROKEN, "triton", {}, True),
-    "broken Triton, forbidden": (BROKEN, "triton", {"repeat_broken": False}, False),
-    "alive": (UpstreamFailed("no such model", alive=True), "triton", {}, False),
-    "timeout": (UpstreamTimeout("too slow"), "triton", {}, False),
-    "rejected": (UpstreamFailed("bad", code=Code.UPSTREAM_REJECTED), "triton", {}, False),
-    "own request": (RequestRejected("nothing to run on"), "triton", {}, False),
-    "own transform": (TransformFailed("no", reason="result"), "triton", {}, False),
-    "no retries": (UNREACHABLE, "pupau", {"retries_max": 0}, False),
-    "no budget": (UNREACHABLE, "pupau", {"budget": 0}, False),
-    "Retry-After too long": (busy(5.0), "pupau", {}, False),
-    "Retry-After short": (busy(0.01), "pupau", {}, True),
-}
-
-
-@pytest.mark.parametrize("case", RETRIED)
-async def test_only_what_is_safe_is_made_again(case: str) -> None:
-    error, kind, retries, again = RETRIED[case]
-    upstream = FakeUpstream([error], [piece("a")], kind=kind)
-    it = Guarded(upstream, retries=QUICK | retries)
-    if again:
-        assert await read(it) == [piece("a")]
-        assert it.count("requests_total", outcome="complete") == 1
-    else:
-        assert await refused(it, error=GatewayError) is error
-    assert upstream.opened == 1 + again
-    assert it.count("retries_total") == again
-    assert upstream.open == 0
-
-
-async def test_nothing_is_made_again_after_an_event() -> None:
-    it = Guarded(FakeUpstream([LayerStarted("0", "…"), BROKEN], kind="triton"), retries=QUICK)
-    await refused(it)
-    assert it.upstream.opened == 1
-
-
-async def test_a_sign_of_life_does_not_forbid_a_retry() -> None:
-    it = Guarded(FakeUpstream([ALIVE, BROKEN], [piece("a")], kind="triton"), retries=QUICK)
-    assert await read(it) == [ALIVE, piece("a")]
-
-
-async def test_each_attempt_counts_and_the_last_error_is_told() -> None:
-    it = Guarded(FakeUpstream([UNREACHABLE]), retries=QUICK)
-    assert await refused(it) is UNREACHABLE
-    assert it.count("requests_total", outcome="upstream_error") == 3
-    assert it.count("retries_total") == 2
-
-
-async def test_retry_after_is_waited_for() -> None:
-    it = Guarded(FakeUpstream([busy(0.05)], [piece("a")]))
-    began = it.clock()
-    await read(it)
-    assert it.clock() - began >= 0.05
-
-
-@pytest.mark.parametrize("limit", ["first_event_s", "total_s"])
-async def test_a_retry_that_would_come_too_late_is_not_waited_for(limit: str) -> None:
-    it = Guarded(FakeUpstream([busy(1.0)]))
-    deadlines = Deadlines(0.5 if limit == "first_event_s" else 9, 9)
-    if limit == "total_s":
-        deadlines = Deadlines(9, 9, it.clock() + 0.5, 0.5)
-    error = await refused(it, deadlines)
-    assert error.retry_after_s == 1.0
-    assert it.upstream.opened == 1
-
-
-async def test_all_attempts_share_the_time_to_the_first_event() -> None:
-    it = Guarded(FakeUpstream([0.2, UNREACHABLE], [FOREVER]), retries=QUICK)
-    began = it.clock()
-    await refused(it, Deadlines(0.25, 9), UpstreamTimeout)
-    assert it.clock() - began < 0.4
-
-
-async def test_the_slot_is_free_while_a_retry_waits() -> None:
-    it = Guarded(FakeUpstream([busy(0.05)], [piece("a")]), concurrency={"running_max": 1})
-    waiting = asyncio.create_task(read(it))
-    await asyncio.sleep(0.01)
-    assert it.count("running") == 0
-    assert await read(it) == [piece("a")]
-    assert await waiting == [piece("a")]
-
-
-@pytest.mark.parametrize("why", ["breaker", "queue"])
-async def test_a_retry_that_is_not_let_through_ends_with_the_error_it_had(why: str) -> None:
-    it = Guarded(
-        FakeUpstream([busy(0.2)], [piece("a"), FOREVER]),
-        concurrency={"running_max": 1, "waiting_max": 0},
-        breaker={"failures": 2 if why == "breaker" else 9},
-    )
-    call = asyncio.create_task(refused(it))
-    await asyncio.sleep(0.01)
-    if why == "breaker":
-        it.upstream.scripts = [[BROKEN]]
-        await refused(it)
-        error = await call
-    else:
-        async with aclosing(it.guard.stream(CALL, LONG, Fate())) as events:
-            await anext(events)
-            error = await call
-    assert error.code is Code.UPSTREAM_BUSY
-    assert it.count("refused_total", reason=why) == 1
-
-
-async def test_a_call_cancelled_while_its_retry_waits_leaves_nothing() -> None:
-    it = Guarded(FakeUpstream([busy(1.0)]))
-    task = asyncio.create_task(read(it))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.wait([task])
-    assert it.count("running") == 0
-    assert await leftovers() == []
-
-
-async def test_an_open_breaker_answers_at_once_and_says_when_to_come_back() -> None:
-    clock = Clock()
-    it = Guarded(FakeUpstream([BROKEN]), clock)
-    await open_breaker(it)
-    assert it.count("breaker") == 2
-    assert not it.guard.available()
-    clock.forward(1)
-    began = it.clock()
-    error = await refused(it)
-    assert it.clock() - began < 0.01
-    assert error.code is Code.UPSTREAM_UNAVAILABLE
-    assert error.status == 503
-    assert error.retry_after_s == pytest.approx(2.0, abs=0.1)
-    assert it.upstream.opened == 5
-    assert it.count("refused_total", reason="breaker") == 1
-    assert it.count("requests_total", outcome="upstream_error") == 5
-
-
-async def test_a_probe_that_is_answered_closes_the_breaker_before_it_ends() -> None:
-    clock = Clock()
-    it = Guarded(FakeUpstream([BROKEN]), clock)
-    await open_breaker(it)
-    clock.forward(3)
-    it.upstream.scripts = [[0.01, piece("a"), FOREVER]]
-    async with aclosing(it.guard.stream(CALL, LONG, Fate())) as probe:
-        assert it.guard.available()
-        first = asyncio.create_task(anext(probe))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert it.count("breaker") == 1
-        assert (await refused(it)).code is Code.UPSTREAM_UNAVAILABLE
-        await first
-        it.upstream.scripts = [[piece("b")]]
-        assert await read(it) == [piece("b")]
-        assert it.count("breaker") == 0
-
-
-@pytest.mark.parametrize("end", ["cancelled", "own error"])
-async def test_a_probe_that_says_nothing_lets_the_next_one_go_at_once(end: str) -> None:
-    clock = Clock()
-    it = Guarded(FakeUpstream([BROKEN]), clock)
-    await open_breaker(it)
-    clock.forward(3)
-    if end == "cancelled":
-        it.upstream.scripts = [[FOREVER]]
-        probe = asyncio.create_task(read(it))
-        await asyncio.sleep(0.01)
-        probe.cancel()
-        await asyncio.wait([probe])
-    else:
-        it.upstream.scripts = [[RequestRejected("nothing to run on")]]
-        await refused(it, error=RequestRejected)
-    assert it.count("breaker") == 2
-    it.upstream.scripts = [[piece("a")]]
-    assert await read(it) == [piece("a")]
-    assert it.count("breaker") == 0
-
-
-FAULTS: dict[str, tuple[Exception, int]] = {
-    "timeout": (UpstreamTimeout("slow"), 2),
-    "broken": (BROKEN, 2),
-    "busy": (busy(9.0), 2),
-    "too many": (busy(9.0, status=429), 0),
-    "rejected": (UpstreamFailed("bad", code=Code.UPSTREAM_REJECTED), 0),
-    "no such pipeline": (UpstreamFailed("no", alive=True), 0),
-    "own": (TransformFailed("no", reason="result"), 0),
-    "overloaded": (Overloaded("full"), 0),
-}
-
-
-@pytest.mark.parametrize("case", FAULTS)
-async def test_the_breaker_counts_only_what_says_that_the_upstream_fails(case: str) -> None:
-    error, state = FAULTS[case]
-    it = Guarded(FakeUpstream([error]))
-    for _ in range(5):
-        await refused(it, error=GatewayError)
-    assert it.count("breaker") == state
 
 
 async def test_the_queue_has_an_end_and_those_who_run_keep_their_pace() -> None:
@@ -594,26 +371,3 @@ async def test_calls_that_failed_leave_nothing_for_the_garbage_collector() -> No
         assert list(upstream.errors) == []
     finally:
         gc.enable()
-
-
-async def test_a_call_counts_once_in_the_share_of_failures() -> None:
-    it = Guarded(
-        FakeUpstream([piece("a")], [piece("a")], [BROKEN]),
-        breaker={"failures": 0, "failure_rate": 0.5, "calls_min": 4},
-    )
-    for _ in range(2):
-        await read(it)
-    for _ in range(2):
-        assert it.count("breaker") == 0
-        await refused(it)
-    assert it.count("breaker") == 2
-
-
-async def test_a_probe_that_fails_leaves_the_upstream_alone_for_another_while() -> None:
-    clock = Clock()
-    it = Guarded(FakeUpstream([BROKEN]), clock)
-    await open_breaker(it)
-    clock.forward(3)
-    assert (await refused(it)).code is Code.UPSTREAM_FAILED
-    assert it.count("breaker") == 2
-    assert (await refused(it)).code is Code.UPSTREAM_UNAVAILABLE

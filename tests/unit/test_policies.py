@@ -1,11 +1,10 @@
-"""Which of several upstreams content is taken from."""
+"""Content comes from one of several upstreams, and nothing is left of the others."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -29,94 +28,13 @@ from gateway.model import (
     Event,
     Frames,
     LayerFinished,
-    LayerStarted,
     ObservationReady,
     RawEvent,
 )
 from gateway.policies import Candidate, take
 from gateway.sections import Policy
-from tests.support.fakes import CALL, FOREVER, FakeUpstream, Guarded, Script, leftovers, piece
-
-STARTED = LayerStarted("0", "Executing layer 0...")
-NAMES = "abc"
-
-
-def failed(name: str, **more: Any) -> UpstreamFailed:
-    return UpstreamFailed(f"upstream {name}: broke off", **more)
-
-
-class Contest:
-    """Candidates a, b, c, each with a script, and what became of them."""
-
-    def __init__(
-        self,
-        scripts: Sequence[Script],
-        policy: Policy,
-        *,
-        weights: Sequence[float] = (1.0, 1.0, 1.0),
-        hedge_after_s: float | None = 0.02,
-        sticky: str | None = None,
-        seed: int = 1,
-    ) -> None:
-        self.guarded = [
-            Guarded(FakeUpstream(script, name=name), retries={"retries_max": 0})
-            for name, script in zip(NAMES, scripts, strict=False)
-        ]
-        self.policy = policy
-        self.weights = weights
-        self.hedge_after_s = hedge_after_s
-        self.sticky = sticky
-        self.random = random.Random(seed)
-        self.taken: list[str] = []
-        self.got: list[Event] = []
-
-    @property
-    def opened(self) -> str:
-        return "".join(it.upstream.name * it.upstream.opened for it in self.guarded)
-
-    def stream(self) -> AsyncGenerator[Event]:
-        def opener(it: Guarded) -> Any:
-            return lambda fate: it.guard.stream(CALL, Deadlines(60, 60), fate)
-
-        return take(
-            [
-                Candidate(it.guard, weight, opener(it))
-                for it, weight in zip(self.guarded, self.weights, strict=False)
-            ],
-            self.policy,
-            hedge_after_s=self.hedge_after_s,
-            sticky=self.sticky,
-            taken=lambda index: self.taken.append(NAMES[index]),
-            random=self.random,
-            clock=asyncio.get_running_loop().time,
-        )
-
-    async def run(self) -> list[Event]:
-        async with aclosing(self.stream()) as events:
-            async for event in events:
-                assert self.taken, "it is told which one was taken before its first event"
-                self.got.append(event)
-        return self.got
-
-    async def error(self) -> GatewayError:
-        with pytest.raises(GatewayError) as info:
-            await self.run()
-        return info.value
-
-    async def assert_nothing_is_left(self) -> None:
-        for it in self.guarded:
-            assert it.upstream.open == 0
-            assert it.count("running") == it.count("waiting") == 0
-            assert it.guard.admission.running == 0
-        assert await leftovers() == []
-
-    def ended(self, name: str, outcome: str) -> float | None:
-        return self.guarded[NAMES.index(name)].count("requests_total", outcome=outcome)
-
-
-def says(name: str) -> list[Event]:
-    return [STARTED, piece(f"{name}1"), piece(f"{name}2")]
-
+from tests.support.contests import NAMES, POLICIES, STARTED, Contest, failed, says
+from tests.support.fakes import CALL, FOREVER, FakeUpstream, Script, leftovers, piece
 
 #: The first candidate's script and the second's, and whose content is taken under the policies in
 #: which the first is the first to be tried, and in a race.
@@ -134,7 +52,6 @@ CASES: dict[str, tuple[list[Any], list[Any], str, str]] = {
     ),
     "all fail": ([0.01, failed("a")], [STARTED, failed("b")], "!", "!"),
 }
-POLICIES = [Policy.FALLBACK, Policy.RACE, Policy.HEDGE, Policy.WEIGHTED, Policy.LEAST_BUSY]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -407,128 +324,6 @@ async def test_where_all_fail_each_is_told_of(last: GatewayError) -> None:
 async def test_a_single_failure_is_told_as_it_was() -> None:
     error = failed("a")
     assert await Contest([[error]], Policy.RACE).error() is error
-
-
-async def test_a_hedge_starts_the_next_after_the_p95_of_the_first() -> None:
-    it = Contest([[FOREVER], [FOREVER], says("c")], Policy.HEDGE, hedge_after_s=None)
-    for guarded in it.guarded:
-        for _ in range(20):
-            guarded.guard.latency.note(0.03, guarded.clock())
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    assert await it.run() == says("c")
-    assert clock() - began >= 0.06
-    assert it.ended("a", "superseded") == it.ended("b", "superseded") == 1
-    await it.assert_nothing_is_left()
-
-
-async def test_a_hedge_without_enough_calls_to_go_by_waits_a_second() -> None:
-    it = Contest([[0.1, *says("a")], says("b")], Policy.HEDGE, hedge_after_s=None)
-    assert await it.run() == says("a")
-    assert it.opened == "a"
-
-
-async def test_a_hedge_goes_on_at_once_where_one_fails() -> None:
-    it = Contest([[failed("a")], says("b")], Policy.HEDGE, hedge_after_s=60)
-    assert await it.run() == says("b")
-
-
-@pytest.mark.parametrize("policy", [each for each in POLICIES if each is not Policy.RACE])
-async def test_one_that_just_failed_comes_last(policy: Policy) -> None:
-    it = Contest([says("a"), [0.01, *says("b")]], policy, weights=(1.0, 0.0), hedge_after_s=60)
-    it.guarded[0].guard.saw(failed("a"))
-    assert await it.run() == says("b")
-    assert it.opened == "b"
-
-
-async def test_least_busy_takes_the_better_of_two() -> None:
-    taken: Counter[str] = Counter()
-    for seed in range(60):
-        it = Contest([says(name) for name in NAMES], Policy.LEAST_BUSY, seed=seed)
-        for guarded, taken_s in zip(it.guarded, (0.3, 0.2, 0.1), strict=True):
-            guarded.guard.latency.note(taken_s, guarded.clock())
-        await it.run()
-        taken[it.taken[0]] += 1
-    assert taken["a"] == 0, "it is the worse of any two"
-    assert taken["c"] > taken["b"] > 0, "not everybody goes to the best"
-
-
-async def test_the_same_sticky_key_stays_and_weights_are_shares() -> None:
-    taken: Counter[str] = Counter()
-    for key in range(300):
-        names = []
-        for seed in (1, 2):
-            it = Contest(
-                [says(name) for name in NAMES],
-                Policy.WEIGHTED,
-                weights=(6.0, 3.0, 1.0),
-                sticky=f"user {key}",
-                seed=seed,
-            )
-            await it.run()
-            names += it.taken
-        assert names[0] == names[1]
-        taken[names[0]] += 1
-    assert taken["a"] == pytest.approx(180, abs=30)
-    assert taken["b"] == pytest.approx(90, abs=30)
-
-
-async def test_without_a_sticky_key_each_call_is_drawn() -> None:
-    taken: Counter[str] = Counter()
-    for seed in range(200):
-        it = Contest([says("a"), says("b")], Policy.WEIGHTED, weights=(3.0, 1.0), seed=seed)
-        await it.run()
-        taken[it.taken[0]] += 1
-    assert taken["a"] == pytest.approx(150, abs=25)
-
-
-async def test_weight_0_is_for_when_all_others_fail() -> None:
-    it = Contest([says("a"), [failed("b")]], Policy.WEIGHTED, weights=(0.0, 1.0))
-    assert await it.run() == says("a")
-    assert it.opened == "ab"
-
-
-async def test_without_one_candidate_only_its_own_calls_move() -> None:
-    async def homes(weights: Sequence[float]) -> list[str]:
-        found = []
-        for key in range(100):
-            it = Contest(
-                [says(name) for name in NAMES], Policy.WEIGHTED, weights=weights, sticky=f"{key}"
-            )
-            await it.run()
-            found += it.taken
-        return found
-
-    with_all, without_c = await homes((1.0, 1.0, 1.0)), await homes((1.0, 1.0, 0.0))
-    for before, after in zip(with_all, without_c, strict=True):
-        assert after == before or before == "c"
-    assert "c" in with_all
-    assert "c" not in without_c
-
-
-async def test_the_same_upstream_with_two_pipelines_shares_its_calls() -> None:
-    upstream = Guarded(FakeUpstream(says("x")))
-    taken: Counter[int] = Counter()
-    for key in range(100):
-        events = take(
-            [
-                Candidate(
-                    upstream.guard,
-                    1.0,
-                    lambda fate: upstream.guard.stream(CALL, Deadlines(60, 60), fate),
-                )
-            ]
-            * 2,
-            Policy.WEIGHTED,
-            hedge_after_s=None,
-            sticky=f"{key}",
-            taken=lambda index: taken.update([index]),
-            random=random.Random(1),
-            clock=upstream.clock,
-        )
-        async with aclosing(events):
-            assert [event async for event in events] == says("x")
-    assert taken[0] == pytest.approx(50, abs=20)
 
 
 STEP = st.sampled_from(
