@@ -50,7 +50,7 @@ pipelines:
   slow:
     upstream: triton
     inputs: {{SECONDS: "20", MARKER: context}}
-    timeouts: {{total_s: 0.5}}
+    timeouts: {{total_s: 0.5, stream_total_s: 0.5}}
   missing: {{upstream: triton, pipeline: no_such_model}}
   gone: {{upstream: gone, pipeline: echo, timeouts: {{connect_s: 1}}}}
 """

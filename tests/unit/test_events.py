@@ -84,8 +84,9 @@ def test_an_event_of_an_unknown_type_is_passed_on() -> None:
     assert event_json(RawEvent(text)) == text
 
 
-def test_a_failure_is_the_last_layer_response_with_the_text_so_far() -> None:
-    failed = Failed("upstream_failed", "UpstreamFailed", "gone", "0", "chat", text="Hel")
+def test_a_failure_is_the_last_layer_response_with_the_texts_so_far() -> None:
+    error = ActorError("gone", "UpstreamFailed")
+    failed = Failed("0", (ActorResponse("chat", "Hel", (error,)), ActorResponse("ocr", "12.50")))
     assert json.loads(event_json(failed)) == {
         "type": "LAYER_RESPONSE",
         "layerId": "0",
@@ -95,7 +96,8 @@ def test_a_failure_is_the_last_layer_response_with_the_text_so_far() -> None:
                 "message": "Hel",
                 "errors": [{"message": "gone", "name": "UpstreamFailed"}],
                 "info": [],
-            }
+            },
+            {"actorId": "ocr", "message": "12.50", "errors": [], "info": []},
         ],
         "last": True,
     }
