@@ -11,7 +11,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,7 +18,7 @@ import pytest
 
 from tests.support.client import check_stream, read_events
 from tests.support.faultproxy import Act, Fault, FaultProxy, fault_proxy
-from tests.support.leftovers import nothing_left
+from tests.support.leftovers import nothing_left, peak_bytes
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, cambrion_script, frames, pupau_script
@@ -321,14 +320,6 @@ class Pushing:
             await peer.send(data)
             self.sent += len(data)
         await seen.gone.wait()
-
-
-def peak_bytes(*, begin: bool = False) -> int:
-    """The most memory that this process has had resident since ``begin``, bytes."""
-    if begin:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 @pytest.mark.parametrize("form", STREAMS)

@@ -1,6 +1,6 @@
 """What a run may leave behind, and the proof that it did not.
 
-Owns: the counting of tasks, descriptors, connections and gauges before and after.
+Owns: the counting of tasks, descriptors, connections, gauges and memory before and after.
 Does not know: what happened between.
 """
 
@@ -60,6 +60,14 @@ def descriptors(pid: int | str = "self") -> Counter[str]:
     return kinds
 
 
+def peak_bytes(*, begin: bool = False) -> int:
+    """The most memory that this process has had resident since ``begin``, bytes."""
+    if begin:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def _tasks() -> Counter[str]:
     return Counter(
         task.get_coro().__qualname__  # type: ignore[union-attr]
@@ -69,12 +77,11 @@ def _tasks() -> Counter[str]:
 
 
 @asynccontextmanager
-async def nothing_left(base: str, *ends: Connectable, kept: int = 0) -> AsyncIterator[None]:
+async def nothing_left(base: str, *ends: Connectable) -> AsyncIterator[None]:
     """The gateway at ``base``, which runs in this process, is left as it was found.
 
     Tasks, descriptors and the connections of ``ends`` come back to what they were at the start, and
-    ``GAUGES`` to zero, within ``SETTLE_S``. ``kept`` connections more may stay for the next call
-    between the gateway and its upstreams, both ends of which are in this process.
+    ``GAUGES`` to zero, within ``SETTLE_S``. Raises AssertionError with what is left.
     """
     tasks, files = _tasks(), descriptors()
     connections = [end.open_connections for end in ends]
@@ -84,16 +91,11 @@ async def nothing_left(base: str, *ends: Connectable, kept: int = 0) -> AsyncIte
     while asyncio.get_running_loop().time() < deadline:
         found = {
             "tasks": dict(_tasks() - tasks),
-            "descriptors": {
-                kind: count
-                for kind, count in (descriptors() - files).items()
-                if kind != "socket" or count > 2 * kept
-            },
+            "descriptors": dict(descriptors() - files),
             "connections": sum(
                 max(0, end.open_connections - before)
                 for end, before in zip(ends, connections, strict=True)
-            )
-            > kept,
+            ),
             "gauges": {name: value for name, value in (await gauges(base)).items() if value},
         }
         if not any(found.values()):

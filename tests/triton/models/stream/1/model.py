@@ -1,8 +1,10 @@
 """Answers one request with many responses: its text, piece by piece.
 
 PIECE_BYTES: length of a piece in bytes (characters may be cut); without it a piece is a word.
-DELAY_S: pause before each piece but the first. FAIL_AFTER: break off with an error after so many.
-MARKER: path of a file that tells how the request ended: ``finished`` or ``cancelled``.
+DELAY_S: pause before each piece but the first. FIRST_DELAY_S: before that one, too.
+FAIL_AFTER: break off with an error after so many.
+MARKER: path of a file that tells how the request ended: ``finished`` or ``cancelled``. One of the
+same name with ``.begun`` behind it tells that it has begun.
 """
 
 import re
@@ -31,6 +33,7 @@ class Options:
         self.text = bytes(read("TEXT", b""))
         self.piece_bytes = int(read("PIECE_BYTES", 0))
         self.delay_s = float(read("DELAY_S", 0))
+        self.first_delay_s = float(read("FIRST_DELAY_S", 0))
         self.fail_after = int(read("FAIL_AFTER", -1))
         self.marker = bytes(read("MARKER", b"")).decode()
 
@@ -43,12 +46,14 @@ class Options:
 
 def stream(options, sender):
     ended = "finished"
+    if options.marker:
+        Path(options.marker + ".begun").touch()
     for number, piece in enumerate(options.pieces()):
         if number == options.fail_after:
             sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("the model broke")))
             ended = "failed"
             break
-        if number and not wait(options.delay_s, sender):
+        if not wait(options.delay_s if number else options.first_delay_s, sender):
             ended = "cancelled"
             break
         tensor = pb_utils.Tensor("PIECE", np.array([piece], dtype=np.object_))
