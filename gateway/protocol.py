@@ -8,6 +8,7 @@ Does not know: what a well-formed request is answered.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -18,6 +19,10 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.errors import Code, RequestRejected
 
 SERVER: Final = "pipeline-gateway"
+#: What the system takes from the gateway before the network does, bytes. Left to itself that comes
+#: to megabytes, of which a slow client takes the first third without a sign that it lives.
+_UNSENT_BYTES: Final = 128 * 1024
+_UNSENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
 def _body(error: RequestRejected) -> bytes:
@@ -44,6 +49,9 @@ class _Protocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio. A connection on which nothing comes is not kept for longer than a head."""
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if _UNSENT is not None and connection is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, _UNSENT, _UNSENT_BYTES)
         self._await_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -70,6 +78,13 @@ class _Protocol(RequestHandler):
     def idle(self) -> bool:
         """Whether no request is being answered, nor about to be."""
         return self._waiter is not None and not self._waiter.done()
+
+    def close(self) -> None:
+        """See aiohttp, which stops serving an idle connection here, but leaves it open."""
+        idle = self.idle
+        super().close()
+        if idle:
+            self.force_close()
 
     def _await_head(self) -> None:
         self._head_since = self._loop.time()

@@ -29,6 +29,9 @@ LOOK_S: Final = 5.0
 #: Changes that follow each other faster than this are one, for a second at most.
 _STEP_MS: Final = 100
 _DEBOUNCE_MS: Final = 1000
+#: After so long without a report it is a turn to look at the files, one of so many.
+_QUIET_MS: Final = 1000
+_LOOK_TURNS: Final = int(LOOK_S * 1000 / _QUIET_MS)
 _LINKS_MAX: Final = 40
 
 
@@ -92,12 +95,14 @@ class Watch:
             recursive=False,
             step=_STEP_MS,
             debounce=_DEBOUNCE_MS,
-            rust_timeout=int(LOOK_S * 1000),
+            rust_timeout=_QUIET_MS,
             yield_on_timeout=True,
             raise_interrupt=False,
         )
-        for _ in news:
-            self._look()
+        for turn, reported in enumerate(news):
+            # The first time also for what happened before the kernel was listening.
+            if reported or turn % _LOOK_TURNS == 0:
+                self._look()
             if entries_of(self._files) != entries:
                 return
 

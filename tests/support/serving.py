@@ -1,0 +1,98 @@
+"""The gateway as a process of its own, its log read as it is written.
+
+Owns: starting it, its signals, its end.
+Does not know: what is configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _heed_signals() -> None:
+    # A shell lets what it starts in the background ignore them, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+class Serving:
+    """A process that serves at ``base``. ``log`` has its lines so far, each a JSON object."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.base = ""
+        self.log: list[dict[str, Any]] = []
+        self.errors = b""
+        self._news = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        out, err = self.process.stdout, self.process.stderr
+        assert out is not None
+        assert err is not None
+        while line := await out.readline():
+            async with self._news:
+                self.log.append(json.loads(line))
+                self._news.notify_all()
+        self.errors = await err.read()
+        async with self._news:
+            self._news.notify_all()
+
+    async def said(self, event: str, times: int = 1) -> dict[str, Any]:
+        """The line of the log that says ``event`` for the so-manieth time, once it is there."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.log if line["event"] == event]
+
+        async with asyncio.timeout(20), self._news:
+            await self._news.wait_for(lambda: len(found()) >= times or self._reading.done())
+        assert len(found()) >= times, (event, self.log, self.errors)
+        return found()[times - 1]
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        code = await self.process.wait()
+        await self._reading
+        return code
+
+    def children(self) -> set[int]:
+        """The processes that it has started."""
+        pid = self.process.pid
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return {int(child) for child in listed.split()}
+
+
+@asynccontextmanager
+async def serving(config: Path) -> AsyncIterator[Serving]:
+    """``serve`` with the file ``config``; it is gone when the context is left."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "serve", "--config", str(config)),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=_heed_signals,
+    )
+    started = Serving(process)
+    try:
+        line = await started.said("listening")
+        started.base = f"http://{line['host']}:{line['port']}"
+        yield started
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await started.ended()
