@@ -94,7 +94,8 @@ class Assembly:
         async with AsyncExitStack() as stack:
             transforms = compile_config(config)
             # They are let go of here, or when the site is closed: by the thread that made them.
-            stack.callback(transforms.clear)
+            for transform in transforms.values():
+                stack.callback(transform.release)
             attended = {
                 name: await _lease(
                     stack,

@@ -72,6 +72,10 @@ class Measured:
         finally:
             self._duration.observe(self._clock() - began)
 
+    def release(self) -> None:
+        """See ``Transform.release``."""
+        self._inner.release()
+
     async def run(self, text: str, bindings: Mapping[str, Any]) -> str | None:
         """As ``evaluate``, but over a large input in a process of its own: the loop goes on.
 

@@ -87,6 +87,14 @@ class Transform(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Let go of what was compiled: it is evaluated no more.
+
+        By the thread that compiled it. Whatever still refers to the transform, such as the frames
+        that a failure's traceback holds, may then be garbage on any thread.
+        """
+        ...
+
 
 def compile_expression(
     expression: str, *, bounds: Bounds, engine: Engine = "jsonatapy"
@@ -167,6 +175,9 @@ class _Jsonatapy:
         if result == '""':
             self._check_function(text, bindings, began + self._bounds.time_s - monotonic())
         return result
+
+    def release(self) -> None:
+        del self._expression, self._run
 
     def _check_function(self, text: str, bindings: dict[str, Any] | None, left_s: float) -> None:
         """A function is written as an empty string; as a Python value the two differ.
@@ -281,6 +292,9 @@ class _JsonataPython:
         if len(output) > self._bounds.output_bytes_max:
             raise exceeded("output", self._bounds)
         return output.decode()
+
+    def release(self) -> None:
+        """Nothing of this engine is bound to a thread."""
 
     def _evaluate(
         self, text: str, bindings: Mapping[str, Any] | None, guard: _Guard

@@ -7,6 +7,8 @@ a real Triton over both of its protocols.
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -343,3 +345,29 @@ async def test_a_gigabyte_without_a_line_end_is_cut_at_event_bytes_max(
     assert "event_bytes_max" in error["message"] or "1000000" in error["message"]
     assert pushing.sent < 16_000_000
     assert grown < 32_000_000
+
+
+async def test_garbage_of_failed_runs_may_be_collected_on_any_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refusing(seen: Seen, peer: Peer) -> None:
+        await peer.answer(b"{}", "500 Oops")
+
+    config = CONFIG.format(kind="pupau", url="{url}", target="", timeouts=SHORT)
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            remote(refusing) as far,
+            gateway(config.replace("{url}", far.url)) as base,
+            client(base) as callers,
+        ):
+            for form in FORMS:
+                assert (await ask(callers, form))[0] == 502
+        # What a failure's traceback refers to is found here, compiled expressions among it.
+        await asyncio.to_thread(gc.collect)
+    finally:
+        gc.enable()
+    assert not complaints
