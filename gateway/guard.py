@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.health import PROBE_S, Health
 from gateway.latency import Latency
 from gateway.metrics import Metrics
-from gateway.model import Event, Frames
+from gateway.model import Event, Frames, is_content
 from gateway.sections import UpstreamConfig
 from gateway.upstreams.base import Call, Upstream
 
@@ -131,11 +131,8 @@ class Guard:
                                     raise
                                 finally:
                                     watch.end()
-                                # Any sign shows that it lives, but only an event is one.
-                                if watch.silent and not (
-                                    isinstance(event, Frames) and event.count == 0
-                                ):
-                                    attempt.answered()
+                                if attempt.mute:
+                                    attempt.heard(event)
                                 yield event
                     return
                 except GatewayError as error:
@@ -185,8 +182,8 @@ class Guard:
         return now >= self._shunned_until or self.answers is not False
 
     def load(self) -> float:
-        """Live time to the first event times the calls that there would be with one more; 0 for an
-        upstream that was never tried."""
+        """Live time to the first content times the calls that there would be with one more; 0 for
+        an upstream that was never tried."""
         calls = self.admission.running + self.admission.waiting
         average_s = self.latency.average_s(self.clock())
         if average_s is None:
@@ -194,7 +191,7 @@ class Guard:
         return average_s * (calls + 1)
 
     def p95_s(self) -> float | None:
-        """Seconds within which 95 of 100 of the last calls had their first event; ``None``: there
+        """Seconds within which 95 of 100 of the last calls had their first content; ``None``: there
         were fewer than 20."""
         return self.latency.p95_s()
 
@@ -339,7 +336,7 @@ class _Attempt:
     ``with`` block.
     """
 
-    __slots__ = ("_began", "_fate", "_guard", "_turn", "watch")
+    __slots__ = ("_began", "_fate", "_guard", "_turn", "mute", "watch")
 
     def __init__(
         self, guard: Guard, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
@@ -348,19 +345,25 @@ class _Attempt:
         self._turn = turn
         self._fate = fate
         self._began = guard.clock()
+        #: No content has come yet.
+        self.mute = True
         self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
         guard.measures.running.inc()
         guard.measures.breaker(guard.breaker.state)
 
-    def answered(self) -> None:
-        """The first event came."""
+    def heard(self, event: Event) -> None:
+        """An event came, and no content yet. Any sign shows that the upstream lives, but only an
+        event is one; and how quick it is, only content tells: a run's beginning is soon told."""
         guard = self._guard
         now = guard.clock()
-        self.watch.silent = False
-        guard.measures.first_event.observe(now - self._began)
-        guard.latency.note(now - self._began, now)
-        self._good(now)
-        guard.saw(None)
+        if self.watch.silent and not (isinstance(event, Frames) and event.count == 0):
+            self.watch.silent = False
+            guard.measures.first_event.observe(now - self._began)
+            self._good(now)
+            guard.saw(None)
+        if is_content(event):
+            self.mute = False
+            guard.latency.note(now - self._began, now)
 
     def __enter__(self) -> None:
         """Nothing is left to do."""
@@ -380,7 +383,7 @@ class _Attempt:
             self._failed(error, now)
         else:
             outcome = Outcome.INTERNAL if isinstance(error, Exception) else self._fate.outcome
-        if self.watch.silent and outcome in _GIVEN_UP:
+        if self.mute and outcome in _GIVEN_UP:
             guard.latency.note_at_least(now - self._began, now)
         guard.breaker.gave_back(self._turn, now)
         guard.measures.breaker(guard.breaker.state)
@@ -406,5 +409,5 @@ class _Attempt:
 
 #: The turn of an attempt that has told how it went.
 _SPENT: Final = Turn(-1, probe=False)
-#: Ends that say of an attempt without an event only how long it went without one.
+#: Ends that say of an attempt without content only how long it went without.
 _GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)

@@ -1,4 +1,4 @@
-"""How long an upstream takes to its first event, lately.
+"""How long an upstream takes to say something, lately.
 
 Owns: the live average that follows peaks at once and forgets them slowly; the live p95.
 Does not know: what is measured, what time it is: that is passed in.
@@ -27,7 +27,7 @@ class Latency:
         self._noted: float | None = None
 
     def note(self, taken_s: float, now: float) -> None:
-        """A call that took ``taken_s`` to its first event, which came at ``now``."""
+        """A call that took ``taken_s`` to its first content, which came at ``now``."""
         if len(self._kept) < _KEPT:
             self._kept.append(taken_s)
         else:

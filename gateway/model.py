@@ -160,6 +160,22 @@ class Failed:
 Event = LayerStarted | Delta | LayerFinished | ObservationReady | Frames | RawEvent | Failed
 
 
+def is_content(event: Event) -> bool:
+    """Whether ``event`` brings something of what was asked for, rather than news of the run. A last
+    piece without text does not: how its layer ended may follow it."""
+    match event:
+        case LayerStarted():
+            return False
+        case LayerFinished():
+            return event.last
+        case Delta():
+            return bool(event.message)
+        case Frames():
+            return event.count > 0
+        case _:
+            return True
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a plain (not streamed) call comes to; a dialect writes down the part it has a word for.

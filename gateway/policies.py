@@ -25,7 +25,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.guard import Fate, Guard
-from gateway.model import Delta, Event, Frames, LayerFinished, LayerStarted
+from gateway.model import Event, Frames, LayerFinished, is_content
 from gateway.sections import Policy
 
 #: Policy hedge waits so many seconds while too little is known of the upstream's latency.
@@ -109,7 +109,7 @@ class _Entry:
             if isinstance(event, LayerFinished) and event.last:
                 self._check(event)
                 return
-            if _is_content(event) or len(self.held) > _HELD_MAX:
+            if is_content(event) or len(self.held) > _HELD_MAX:
                 return
         self.ended = True
 
@@ -247,17 +247,6 @@ async def _all_done(tasks: Sequence[asyncio.Task[None]]) -> None:
             task.get_loop().call_exception_handler(context)
     if cancelled is not None:
         raise cancelled
-
-
-def _is_content(event: Event) -> bool:
-    match event:
-        case LayerStarted() | LayerFinished():
-            return False
-        case Delta():
-            # A last piece without text decides nothing: how its layer ended may follow it.
-            return bool(event.message)
-        case _:
-            return True
 
 
 def _rejection(failures: Iterable[GatewayError]) -> GatewayError | None:
