@@ -31,6 +31,7 @@ class EventStream:
 
     Args:
         head: the head's fields.
+        close: whether its end is its connection's.
         heartbeat_s: seconds.
         counter: counts the events written.
         clock: the running loop's time, seconds.
@@ -55,6 +56,7 @@ class EventStream:
         exchange: Exchange,
         head: Mapping[str, str],
         *,
+        close: bool,
         heartbeat_s: float,
         counter: Counter,
         clock: Callable[[], float],
@@ -63,6 +65,8 @@ class EventStream:
         # Only this knows how to write without waiting, which is waited for in one place below.
         self._writer = cast("StreamWriter", exchange.request.writer)
         self._response = web.StreamResponse(headers=head)
+        if close:
+            self._response.force_close()
         self._heartbeat_s = heartbeat_s
         self._counter = counter
         self._clock = clock
@@ -122,7 +126,8 @@ class EventStream:
         self._wrote_at = self._clock()
 
     async def finish(self, *, close: bool) -> web.StreamResponse:
-        """End the stream, and with ``close`` its connection. Returns once the client has it all."""
+        """End the stream, and with ``close`` its connection, too. Returns once the client has it
+        all."""
         self.__exit__(None, None, None)
         if close:
             self._response.force_close()

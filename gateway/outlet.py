@@ -7,11 +7,15 @@ Does not know: what is written, nor why.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from typing import Final
 
 from aiohttp import web
 
 #: How often a client that is waited for is looked at, as a share of the time that it has.
-_LOOKS: int = 4
+_LOOKS: Final = 4
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Outlet:
@@ -77,6 +81,10 @@ class Outlet:
         """End the connection at once, whatever is still unsent. The request's task is cancelled."""
         transport = self._protocol.transport
         if transport is not None:
+            connection = transport.get_extra_info("socket")
+            if connection is not None and not transport.is_closing():
+                # Or the system would go on trying to send what it holds.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
 
     def _watch(self) -> None:

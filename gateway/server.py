@@ -302,6 +302,7 @@ class Gateway:
         stream = EventStream(
             exchange,
             self._head(exchange, _EVENT_STREAM) | _UNBUFFERED,
+            close=self._stopping,
             heartbeat_s=exchange.site.server.heartbeat_s,
             counter=self._metrics.stream_events.labels(*labels),
             clock=self._clock,
