@@ -368,7 +368,7 @@ async def test_serve_answers_until_it_is_told_to_stop(
     async with remote(pupau_script) as upstream:
         config = tmp_path / "gateway.yaml"
         config.write_text(
-            "server: {port: 1}\n"
+            "server: {port: 1, pre_stop_s: 0.1}\n"
             f"upstreams: {{u: {{kind: pupau, url: '{upstream.url}'}}}}\n"
             "pipelines: {chat: {upstream: u}}\n"
         )

@@ -7,22 +7,17 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gateway.compiled import compile_config
+from gateway.assembly import Assembly
 from gateway.config import Config
 from gateway.errors import Code
-from gateway.fanout import Fanout
-from gateway.health import Health
-from gateway.keys import Keyring
 from gateway.metrics import Metrics
 from gateway.model import Delta, Event
-from gateway.pipeline import Route, Services
 from gateway.protocol import HttpServer
-from gateway.sandbox import Sandbox
-from gateway.sections import BoundsConfig
 from gateway.server import Gateway
 from gateway.upstreams.base import Call
 from tests.support.client import read_events
@@ -63,36 +58,19 @@ async def running() -> AsyncIterator[tuple[str, CollectorRegistry]]:
     config = Config.model_validate(CONFIG)
     loop = asyncio.get_running_loop()
     metrics = Metrics(CollectorRegistry())
-    upstream = Faulty()
-    health = Health({"faulty": upstream}, required=frozenset(), clock=loop.time)
-    sandbox = Sandbox(
-        time_s=1,
-        memory_bytes_max=1 << 28,
-        expression_bytes_max=1000,
-        output_bytes_max=1000,
-        depth_max=100,
-        sequence_max=1000,
-        engine="jsonatapy",
-        processes=1,
-        waiting_max=1,
-    )
-    services = Services(Fanout(metrics, health, loop.time), sandbox, metrics, loop.time, 1)
-    transforms: Any = compile_config(config).pipelines["p"]
-    gateway = Gateway(
-        routes={"p": Route("p", config.pipelines["p"], upstream, transforms)},
-        keyring=Keyring(None),
-        bounds=BoundsConfig(),
-        forward_headers=(),
-        services=services,
-        health=health,
-    )
-    runner = web.ServerRunner(HttpServer(gateway.handle, handler_cancellation=True))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    yield f"http://{host}:{port}", metrics.registry
-    await runner.cleanup()
+    async with aiohttp.ClientSession() as session:
+        site = await Assembly(session=session, metrics=metrics, clock=loop.time).assemble(config)
+        for target in site.routes["p"].targets():
+            target.guard.upstream = Faulty()
+        gateway = Gateway(site, metrics=metrics, clock=loop.time)
+        server = HttpServer(gateway.handle, header_timeout_s=lambda: 10, handler_cancellation=True)
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}", metrics.registry
+        await runner.cleanup()
+        await site.retire()
 
 
 async def test_a_fault_is_told_without_its_inside_and_counted_as_internal(

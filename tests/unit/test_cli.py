@@ -175,6 +175,24 @@ def test_check_lists_the_routes_of_a_good_configuration(run: Run, config: Path) 
     ]
 
 
+def test_check_lists_the_actors_of_layers_and_where_they_run(run: Run, config: Path) -> None:
+    config.write_text(
+        CONFIG + "  both:\n"
+        "    transform: {event: $}\n"
+        "    layers:\n"
+        "      - [{actor: ocr, upstream: gpu}]\n"
+        "      - - {actor: sum, upstreams: [api, gpu], policy: hedge, pipeline: '77'}\n"
+        "        - {actor: check, upstream: api}\n"
+    )
+    code, out, err = run("check", "--config", str(config))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2:5] == [
+        "both, layer 0: ocr\tgpu (triton)\tocr\tevent",
+        "both, layer 1: sum\tapi (pupau), gpu (triton) by hedge\t77",
+        "both, layer 1: check\tapi (pupau)\tcheck",
+    ]
+
+
 def test_check_counts_the_keys(run: Run, config: Path) -> None:
     config.write_text(CONFIG + f"keys: [{{name: a, sha256: {'a' * 64}}}]\n")
     assert run("check", "--config", str(config))[1].endswith(", 2 upstreams, 1 key\n")
