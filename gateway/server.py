@@ -41,9 +41,10 @@ _EVENT_STREAM: Final = "text/event-stream"
 _UNBUFFERED: Final = {hdrs.CACHE_CONTROL: "no-cache", "X-Accel-Buffering": "no"}
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
-# How long a client may take to read the end of an answer that was cut short by a stop, and how long
-# what is left after that may take to come apart, seconds.
+# How long a client may take to read the end of an answer that a stop cut short, and how often that
+# long while others still come to theirs; then, how long what is left may take to come apart, seconds.
 _LAST_WORDS_S: Final = 1.0
+_LAST_ROUNDS: Final = 5
 _UNWIND_S: Final = 0.4
 T = TypeVar("T")
 
@@ -147,16 +148,21 @@ class Gateway:
         self._stopping = True
 
     async def drain(self, within_s: float) -> None:
-        """Return as soon as no request runs, after ``within_s`` seconds at the latest: what runs
-        then is ended with an error, which a client has a second to read."""
+        """Return as soon as no request runs. What runs after ``within_s`` seconds is ended with an
+        error, which a client has a second to read; longer only while many are being ended."""
         self._stopping = True
         if await self._quiet(within_s):
             return
         self._stopped = True
         for exchange in list(self._running):
             exchange.end(_shutting_down())
-        if not await self._quiet(_LAST_WORDS_S):
-            await self._drop()
+        for _ in range(_LAST_ROUNDS):
+            running = self.running
+            if await self._quiet(_LAST_WORDS_S):
+                return
+            if self.running == running:  # where many run, their ends alone take longer than that
+                break
+        await self._drop()
 
     async def cut(self) -> None:
         """End every request at once, with an error only where that need not be waited for."""
