@@ -15,9 +15,11 @@ from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.model import Event
+from gateway.tasks import all_done
 
-#: Events that may wait to be sent on. A client that reads slowly so holds back all actors.
-_AHEAD_MAX: Final = 16
+#: Events of one actor that may wait to be sent on. So a client that reads slowly holds back all
+#: actors, and an actor that always has more does not keep the others from their turn.
+_AHEAD_MAX: Final = 8
 
 Opener = Callable[[], AsyncGenerator[Event]]
 
@@ -75,8 +77,12 @@ async def _alone(actor: Opener, waited: Waited, clock: Callable[[], float]) -> A
 async def _merged(
     actors: Sequence[Opener], waited: Waited, clock: Callable[[], float]
 ) -> AsyncGenerator[Item]:
-    queue: asyncio.Queue[Item | Exception] = asyncio.Queue(_AHEAD_MAX)
-    tasks = [asyncio.create_task(_run(index, actor, queue)) for index, actor in enumerate(actors)]
+    queue: asyncio.Queue[Item | Exception] = asyncio.Queue()  # bounded by the rooms
+    rooms = [asyncio.Semaphore(_AHEAD_MAX) for _ in actors]
+    tasks = [
+        asyncio.create_task(_run(index, actor, rooms[index], queue))
+        for index, actor in enumerate(actors)
+    ]
     running = len(tasks)
     try:
         while running:
@@ -85,23 +91,27 @@ async def _merged(
             waited.upstream_s += clock() - asked
             if isinstance(item, Exception):
                 raise item
+            rooms[item[0]].release()
             running -= isinstance(item[1], Ended)
             yield item
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await all_done(tasks)
 
 
-async def _run(index: int, actor: Opener, queue: asyncio.Queue[Item | Exception]) -> None:
+async def _run(
+    index: int, actor: Opener, room: asyncio.Semaphore, queue: asyncio.Queue[Item | Exception]
+) -> None:
     """One of several actors. A fault of the gateway's own is raised by whoever reads the queue."""
     end: Item | Exception = (index, Ended(None))
     try:
         async with aclosing(actor()) as events:
             async for event in events:
-                await queue.put((index, event))
+                await room.acquire()
+                queue.put_nowait((index, event))
     except GatewayError as error:
         end = (index, Ended(error))
     except Exception as fault:  # noqa: BLE001  handed over, not swallowed
         end = fault
-    await queue.put(end)
+    queue.put_nowait(end)

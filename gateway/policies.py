@@ -27,6 +27,7 @@ from gateway.errors import (
 from gateway.guard import Fate, Guard
 from gateway.model import Event, Frames, LayerFinished, is_content
 from gateway.sections import Policy
+from gateway.tasks import all_done
 
 #: Policy hedge waits so many seconds while too little is known of the upstream's latency.
 _HEDGE_S: Final = 1.0
@@ -227,26 +228,9 @@ class _Contest:
             self._closing.append(asyncio.create_task(entry.close()))
 
     async def close(self) -> None:
-        """Have all that was started closed, and wait for it. Who is cancelled meanwhile, and maybe
-        more than once, is cancelled afterwards: nothing is left behind."""
+        """Have all that was started closed, and wait for it, whoever cancels that."""
         self._give_up([entry for entry in self._running if not entry.ended], None)
-        await _all_done(self._closing)
-
-
-async def _all_done(tasks: Sequence[asyncio.Task[None]]) -> None:
-    cancelled: asyncio.CancelledError | None = None
-    while waiting := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(waiting)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    for task in tasks:
-        if (fault := task.exception()) is not None:
-            # The gateway's own fault, but no reason to spoil the answer of the one that was taken.
-            context = {"message": "closing a call failed", "exception": fault, "task": task}
-            task.get_loop().call_exception_handler(context)
-    if cancelled is not None:
-        raise cancelled
+        await all_done(self._closing)
 
 
 def _rejection(failures: Iterable[GatewayError]) -> GatewayError | None:
