@@ -38,8 +38,10 @@ class Actors:
                 if error is not None:
                     raise error
             finally:
-                await asyncio.sleep(0)  # closing takes a moment, too
-                self.open -= 1
+                try:
+                    await asyncio.sleep(0)  # closing takes a moment, too
+                finally:
+                    self.open -= 1
 
         return events
 
