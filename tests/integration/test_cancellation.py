@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tests.support.leftovers import Connectable, nothing_left
 from tests.support.remote import Peer, Remote, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, cambrion_script, frames, pupau_script
+from tests.support.serving import serving
 from tests.triton_server import Triton
 
 #: How long a client may take nothing, seconds.
@@ -39,14 +42,13 @@ POLICIES = {
     "weighted": ["a", "b"],
     "least_busy": ["a", "b"],
 }
-#: How many of the upstreams are asked where the first to be asked says nothing.
-ASKED = {"race": 2, "hedge": 2}
 #: What an upstream does, and how a model of Triton's is made to do it.
 BEHAVIOURS: dict[str, dict[str, str]] = {
     "good": {"TEXT": '"one two"'},
     "silent": {"TEXT": '"one two"', "FIRST_DELAY_S": "5"},
     "stalls": {"TEXT": '"one two"', "DELAY_S": "20"},
     "dies": {"TEXT": '"one two"', "FAIL_AFTER": "1"},
+    "floods": {"TEXT": '$pad("", 6000000, "x")', "PIECE_BYTES": "65536"},
 }
 FORMS: dict[str, tuple[str, str, str]] = {
     "query-stream": ("/pipelines/{}/queries?sse=true", "request", "*/*"),
@@ -64,13 +66,15 @@ async def script(seen: Seen, peer: Peer) -> None:
     if behaviour == "good":
         await (pupau_script if pupau else cambrion_script)(seen, peer)
         return
-    if behaviour in ("stalls", "dies") and "sse=true" in seen.path:
+    if behaviour in ("stalls", "dies", "floods") and "sse=true" in seen.path:
         await peer.open_stream()
         await peer.chunk(frames(EVENTS[:2]))
     if behaviour == "dies":
         await peer.send(b"5\r\ndata:")
         peer.cut()
         return
+    while behaviour == "floods" and not seen.gone.is_set():
+        await peer.chunk(frames([{**EVENTS[1], "message": "x" * 65536}]))
     await seen.gone.wait()
 
 
@@ -92,6 +96,11 @@ def _target(kind: str, name: str, inputs: dict[str, str]) -> str:
         return ""
     tensors = {**inputs, "MARKER": f"text & '.{name}'"}
     return ", inputs: " + json.dumps(tensors)
+
+
+def asked(behaviour: str, policy: str) -> int:
+    """How many of the upstreams work on a call before anybody has answered."""
+    return 2 if behaviour == "silent" and policy in ("race", "hedge") else 1
 
 
 class Side:
@@ -185,21 +194,32 @@ class Table:
             for form in forms:
                 yield policy, form, f"{policy}.{form}"
 
-    async def leaving(
-        self, behaviour: str, policy: str, form: str, request_id: str, until: bytes
-    ) -> None:
-        """Call, go away once ``until`` has been read, and see that the upstreams see it."""
+    async def _call(
+        self, behaviour: str, policy: str, form: str, request_id: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send a request over a connection of its own, which holds little that is not read."""
         path, field_name, accept = FORMS[form]
         host, port = self.base.removeprefix("http://").split(":")
         body = json.dumps({field_name: str(self.folder / request_id)}).encode()
-        reader, writer = await asyncio.open_connection(host, int(port))
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, (host, int(port)))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
         writer.write(
             f"POST {path.format(f'{behaviour}-{policy}')} HTTP/1.1\r\nHost: x\r\n"
             f"Accept: {accept}\r\nX-Request-Id: {request_id}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        await self.side.asked(request_id, ASKED.get(policy, 1) if behaviour == "silent" else 1)
+        return reader, writer
+
+    async def leaving(
+        self, behaviour: str, policy: str, form: str, request_id: str, until: bytes
+    ) -> None:
+        """Call, go away once ``until`` has been read, and see that the upstreams see it."""
+        reader, writer = await self._call(behaviour, policy, form, request_id)
+        await self.side.asked(request_id, asked(behaviour, policy))
         if until:
             await reader.readuntil(until)
         if form.startswith("execute"):
@@ -207,6 +227,18 @@ class Table:
         writer.close()  # an orderly end: either way nobody is there
         async with asyncio.timeout(SEEN_S):
             await self.side.stopped(request_id, answering=bool(until))
+
+    async def not_reading(self, policy: str, form: str, request_id: str) -> None:
+        """Call an upstream that floods, and read nothing until the gateway has hung up."""
+        reader, writer = await self._call("floods", policy, form, request_id)
+        await reader.readuntil(b"\r\n\r\n")
+        # The reader holds twice its limit at most, then the connection stands still.
+        await asyncio.sleep(WRITE_TIMEOUT_S + SEEN_S)
+        async with asyncio.timeout(SEEN_S):
+            with suppress(ConnectionError):  # what the gateway threw away may end in a reset
+                while await reader.read(1 << 20):
+                    pass
+        writer.close()
 
     async def answered(
         self, session: aiohttp.ClientSession, behaviour: str, policy: str, form: str, name: str
@@ -227,11 +259,11 @@ PATIENT = "{first_event_s: 30, idle_s: 30}"
 
 
 @asynccontextmanager
-async def table(
-    kind: str, triton: Triton, folder: Path, timeouts: str = PATIENT
-) -> AsyncIterator[Table]:
-    """A gateway before two upstreams of the kind, warm: each has been called. Triton's models write
-    into ``folder`` how they ended."""
+async def upstreams(
+    kind: str, triton: Triton, folder: Path, timeouts: str = PATIENT, server: str = ""
+) -> AsyncIterator[tuple[str, Side]]:
+    """Two upstreams of the kind, and the configuration of a gateway before them. Triton's models
+    write into ``folder`` how they ended."""
     async with AsyncExitStack() as stack:
         side: Side
         if kind in ("cambrion", "pupau"):
@@ -248,7 +280,7 @@ async def table(
         steady = "breaker: {failures: 0, calls_min: 1000000}, retries: {retries_max: 0}"
         steady += ", check_every_s: 3600" if name == "triton" else ""
         lines = [
-            f"server: {{port: 0, write_timeout_s: {WRITE_TIMEOUT_S}}}",
+            f"server: {{port: 0, write_timeout_s: {WRITE_TIMEOUT_S}, {server}}}",
             "upstreams:",
             *(
                 f"  {which}: {{kind: {name}, url: '{url}', {steady}}}"
@@ -258,12 +290,23 @@ async def table(
             "pipelines:",
             *pipelines(name, timeouts),
         ]
-        base = await stack.enter_async_context(gateway("\n".join(lines)))
+        yield "\n".join(lines), side
+
+
+@asynccontextmanager
+async def table(
+    kind: str, triton: Triton, folder: Path, timeouts: str = PATIENT
+) -> AsyncIterator[Table]:
+    """A gateway before two upstreams of the kind, warm: each has been called."""
+    async with (
+        upstreams(kind, triton, folder, timeouts) as (config, side),
+        gateway(config) as base,
+        client(base) as session,
+    ):
         made = Table(base, side, folder)
-        async with client(base) as session:
-            for policy in ("race", "single"):
-                status, answer = await made.answered(session, "good", policy, "query", policy)
-                assert status == 200, answer
+        for policy in ("race", "single"):
+            status, answer = await made.answered(session, "good", policy, "query", policy)
+            assert status == 200, answer
         yield made
 
 
@@ -365,3 +408,72 @@ async def test_an_upstream_that_dies_in_mid_event_ends_the_stream_with_the_error
 
         await side_by_side((row[-1], row_of(*row)) for row in made.combinations(STREAMS))
         await made.side.hang_up()
+
+
+@pytest.mark.parametrize("kind", IN_PIECES)
+async def test_a_client_that_stops_reading_is_dropped_and_the_upstream_closed(
+    kind: str, triton: Triton, tmp_path: Path
+) -> None:
+    forms = STREAMS if kind == "pupau" else ["query-stream"]
+    async with table(kind, triton, tmp_path) as made:
+        async with nothing_left(made.base, *made.side.ends):
+            await side_by_side(
+                (name, made.not_reading(policy, form, name))
+                for policy, form, name in made.combinations(forms)
+            )
+            await made.side.hang_up()
+        async with client(made.base) as session, session.get("/metrics") as response:
+            counted = await response.text()
+    for policy, form, _ in made.combinations(forms):
+        mode = form.replace("-", "_")
+        gone = f'mode="{mode}",outcome="client_gone",pipeline="floods-{policy}"}} 1.0'
+        assert gone in counted
+
+
+PRE_STOP_S, DRAIN_S = 0.3, 0.5
+#: What the end may take beyond these, seconds.
+MARGIN_S = 4.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_gateway_that_is_told_to_stop_ends_the_work_upstream(
+    kind: str, triton: Triton, tmp_path: Path
+) -> None:
+    server = f"pre_stop_s: {PRE_STOP_S}, drain_s: {DRAIN_S}"
+    async with upstreams(kind, triton, tmp_path, server=server) as (config, side):
+        path = tmp_path / "gateway.yaml"
+        path.write_text(config)
+        async with serving(path) as process, client(process.base) as session:
+            made = Table(process.base, side, tmp_path)
+
+            async def row_of(behaviour: str, policy: str, form: str, name: str) -> None:
+                status, answer = await made.answered(session, behaviour, policy, form, name)
+                if behaviour == "stalls":
+                    (error,) = answer[-1]["responses"][-1]["errors"]
+                    assert (answer[-1]["last"], error["name"]) == (True, "ShuttingDown")
+                else:
+                    said = "ShuttingDown" if form.startswith("query") else "shutting_down"
+                    assert (status, answer.get("name") or answer.get("code")) == (503, said)
+
+            rows = [
+                (behaviour, policy, form, f"{behaviour}.{name}")
+                for behaviour in ("silent", "stalls")
+                for policy, form, name in made.combinations(
+                    [*STREAMS, *PLAIN] if behaviour == "silent" else STREAMS
+                )
+                if behaviour == "silent" or kind in IN_PIECES
+            ]
+            answers = asyncio.create_task(side_by_side((row[-1], row_of(*row)) for row in rows))
+            async with asyncio.timeout(20):
+                for behaviour, policy, _, name in rows:
+                    await side.asked(name, asked(behaviour, policy))
+            process.tell(signal.SIGTERM)
+            async with asyncio.timeout(PRE_STOP_S + DRAIN_S + MARGIN_S):
+                await answers
+                async with asyncio.timeout(SEEN_S):
+                    for behaviour, _, _, name in rows:
+                        await side.stopped(name, answering=behaviour == "stalls")
+                assert await process.ended() == 0
+        async with asyncio.timeout(SEEN_S):
+            while any(end.open_connections for end in side.ends):
+                await asyncio.sleep(0.01)
