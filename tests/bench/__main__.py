@@ -25,7 +25,7 @@ CONCURRENCY = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 
 CONFIG = """
-server: {{port: {port}}}
+server: {{port: {port}, pre_stop_s: 0}}
 upstreams:
   docs: {{kind: cambrion, url: "http://127.0.0.1:{upstream}/v1"}}
   talk: {{kind: pupau, url: "http://127.0.0.1:{upstream}"}}
