@@ -7,8 +7,10 @@ Does not know: what is written, nor why.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from typing import Final
 
 from aiohttp import web
@@ -50,9 +52,19 @@ class Outlet:
 
     @property
     def unsent(self) -> int:
-        """Bytes that were written and that the client's side has not taken."""
+        """Bytes that were written and that not even the system has taken."""
         transport = self._protocol.transport
         return 0 if transport is None else transport.get_write_buffer_size()
+
+    def _untaken(self) -> int:
+        """Bytes that were written and that the client's side has not confirmed: what the system
+        holds shrinks long before it takes anything more."""
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            return 0
+        number = transport.get_extra_info("socket").fileno()
+        held = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, b"\0" * 4))[0]
+        return transport.get_write_buffer_size() + int(held)
 
     async def room(self, request: web.BaseRequest) -> None:
         """Return once the client has taken so much that more may be written."""
@@ -88,7 +100,7 @@ class Outlet:
             transport.abort()
 
     def _watch(self) -> None:
-        self._left = self.unsent
+        self._left = -1
         self._since = self._loop.time()
         self._timer = self._loop.call_later(self._timeout_s / _LOOKS, self._look)
 
@@ -98,7 +110,7 @@ class Outlet:
             self._timer = None
 
     def _look(self) -> None:
-        now, left = self._loop.time(), self.unsent
+        now, left = self._loop.time(), self._untaken()
         # Nothing is written meanwhile, so what has changed was taken: however slow, it is alive.
         if left != self._left:
             self._left, self._since = left, now

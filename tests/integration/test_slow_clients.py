@@ -136,6 +136,17 @@ async def test_a_client_that_reads_slowly_is_not_dropped_and_gets_everything() -
         assert received > 6_000_000
 
 
+async def test_a_client_that_is_waited_for_gets_no_pings() -> None:
+    flood = Flood(bytes_max=8_000_000)
+    async with running(flood.script, "heartbeat_s: 0.1") as (_, base), raw(base) as caller:
+        await caller.send(STREAM.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        await flood.stalled()
+        assert flood.sent < 8_000_000
+        text = await caller.read_all()
+    assert text.endswith(b"\r\n0\r\n\r\n")
+    assert b": ping" not in text
+
+
 async def test_a_plain_answer_that_nobody_reads_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
