@@ -42,7 +42,7 @@ _UNBUFFERED: Final = {hdrs.CACHE_CONTROL: "no-cache", "X-Accel-Buffering": "no"}
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
 # How long a client may take to read the end of an answer that a stop cut short, and how often that
-# long while others still come to theirs; then how long what is left may take to fall apart, seconds.
+# long while others still come to theirs; how long what is left may take to fall apart: seconds.
 _LAST_WORDS_S: Final = 1.0
 _LAST_ROUNDS: Final = 5
 _UNWIND_S: Final = 0.4
