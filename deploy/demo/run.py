@@ -1,9 +1,9 @@
 """``make demo``: starts everything on this machine, shows it at work, and leaves nothing behind.
 
-A real Triton on the CPU with the OCR ensemble, the two simulated APIs, and the gateway with
-``config/gateway.yaml``; then the scenes; then it stays up until Ctrl-C. With ``ONCE=1`` it ends
-after the scenes: exit code 0 if every answer was right, else 1. ``ports`` lists the variables that
-set the ports; files go to ``.demo/`` only, or to ``DEMO_FOLDER``.
+A real Triton on the CPU with the OCR ensemble and the invoice checks, the two simulated APIs, and
+the gateway with ``config/gateway.yaml``; then the scenes; then it stays up until Ctrl-C. With
+``ONCE=1`` it ends after the scenes: exit code 0 if every answer was right, else 1. ``ports`` lists
+the variables that set the ports; files go to ``.demo/`` only, or to ``DEMO_FOLDER``.
 
 Owns: the order of starting and ending, signals, the exit code.
 Does not know: what is sent and what is right (``scenes``), nor how it looks (``screen``).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,9 +25,10 @@ from typing import Final
 
 from deploy.demo.children import Child, ChildFailedError, start_child
 from deploy.demo.ports import Ports, PortTakenError, choose_ports
-from deploy.demo.scenes import Stage, play, write_files
+from deploy.demo.scenes import play, write_files
 from deploy.demo.screen import Screen
 from deploy.demo.simulators import CAMBRION_KEY, HOST, PUPAU_KEY
+from deploy.demo.stage import Stage
 from deploy.triton.serve import TritonNotStarted, start_triton
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -123,7 +125,7 @@ def _start_all(screen: Screen, ports: Ports, folder: Path, stack: ExitStack) -> 
         folder / "simulators.log",
     )
     stack.callback(simulators.stop)
-    with screen.step("Triton with the OCR ensemble", f"grpc://{HOST}:{ports.triton_grpc}"):
+    with screen.step("Triton with OCR and invoice checks", f"grpc://{HOST}:{ports.triton_grpc}"):
         triton = start_triton(
             MODELS,
             folder / "triton",
@@ -142,6 +144,7 @@ def _start_all(screen: Screen, ports: Ports, folder: Path, stack: ExitStack) -> 
             "GATEWAY_PORT": str(ports.gateway),
             "TRITON_URL": triton.grpc_url,
             "CAMBRION_URL": cambrion_url,
+            "CAMBRION_NEAR_URL": f"http://{HOST}:{_refusing_port(stack)}/v1",
             "CAMBRION_API_KEY": CAMBRION_KEY,
             "PUPAU_URL": pupau_url,
             "PUPAU_API_KEY": PUPAU_KEY,
@@ -153,6 +156,13 @@ def _start_all(screen: Screen, ports: Ports, folder: Path, stack: ExitStack) -> 
     return Running(
         base, pupau_url, (Child("Triton", triton.process, triton.log), simulators, gateway)
     )
+
+
+def _refusing_port(stack: ExitStack) -> int:
+    """A port that refuses connections until ``stack`` ends: it is taken, but nobody listens."""
+    taken = stack.enter_context(socket.socket())
+    taken.bind((HOST, 0))
+    return int(taken.getsockname()[1])
 
 
 def _conclude(screen: Screen, stage: Stage) -> None:
@@ -184,6 +194,10 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
                     "/v1/pipelines/invoice/executeSync/json",
                     f"-d @{stage.folder}/invoice-pdf.json",
                 ),
+            ),
+            (
+                "The same with a report, its actors side by side:",
+                stage.curl("/pipelines/invoice-report/queries?sse=true", "-N", "-F file=@PATH"),
             ),
             ("What can be called:", stage.curl("/v1/pipelines")),
             ("The ensemble behind it:", stage.curl("/v1/pipelines/invoice/definition")),

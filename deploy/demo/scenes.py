@@ -7,19 +7,27 @@ Does not know: how the gateway and its upstreams were started, nor what anything
 
 from __future__ import annotations
 
-import base64
+import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from deploy.demo import invoices
-from deploy.demo.client import AnswerError, Arrived, Body, form_body, json_body, send, stream
-from deploy.demo.screen import Screen
+from deploy.demo.client import AnswerError, form_body, json_body, send
+from deploy.demo.report import report_for_both_clients
+from deploy.demo.stage import (
+    Stage,
+    base64_text,
+    curl_json,
+    finished_messages,
+    joined_pieces,
+    parsed,
+    without_spaces,
+)
 
 #: What the JSON view of the drawn invoice holds, by label. Labels with money hold numbers.
 EXPECTED_INVOICE: Final[dict[str, Any]] = {
@@ -53,64 +61,6 @@ RECEIPT_TEXT: Final = "Shop: Example Ltd\nDate: 2026-03-14\nTotal: 12.50"
 EXPECTED_RECEIPT: Final = {"shop": "Example Ltd", "date": "2026-03-14", "total": 12.5}
 QUESTION: Final = "What can you tell me about this gateway?"
 CANCELLED_WITHIN_S: Final = 3.0
-_SHOWN_CHARS: Final = 80
-
-
-@dataclass(slots=True)
-class Stage:
-    """Where the scenes are played.
-
-    Args:
-        base: the gateway's address, ``http://host:port``.
-        key: a key that opens all pipelines.
-        folder: where the files are that the shown commands send.
-        pupau_url: the simulated Pupau, asked how the runs there ended.
-    """
-
-    screen: Screen
-    base: str
-    key: str
-    folder: Path
-    pupau_url: str
-    wrong: list[str] = field(default_factory=list)
-
-    def expect(self, what: str, actual: Any, expected: Any) -> None:
-        """Show whether an answer is right, and remember it if not."""
-        if actual == expected:
-            self.screen.verdict(f"{what}: {_short(actual)}", right=True)
-        else:
-            text = f"{what}: expected {_json(expected)}, got {_json(actual)}"
-            self.screen.verdict(text, right=False)
-            self.wrong.append(text)
-
-    def execute(self, pipeline: str, body: Any, view: str = "") -> Any:
-        """The answer of ``executeSync``, or of one of its views, as a Cambrion client gets it."""
-        url = f"{self.base}/v1/pipelines/{pipeline}/executeSync{view}"
-        headers = {"X-API-Key": self.key, "Accept": "application/json"}
-        return send(url, json_body(body), headers).json()
-
-    def execute_stream(self, pipeline: str, body: Any) -> Generator[Arrived, None, None]:
-        """The events of ``executeSync`` for a Cambrion client that asks for a stream."""
-        url = f"{self.base}/v1/pipelines/{pipeline}/executeSync"
-        headers = {"X-API-Key": self.key, "Accept": "text/event-stream"}
-        return stream(url, json_body(body), headers)
-
-    def query(self, pipeline: str, body: Body) -> Any:
-        """The answer of ``queries``, as a Pupau client gets it."""
-        url = f"{self.base}/pipelines/{pipeline}/queries?sse=false"
-        return send(url, body, {"Api-Key": self.key}).json()
-
-    def query_stream(self, pipeline: str, body: Body) -> Generator[Arrived, None, None]:
-        """The events of ``queries`` for a Pupau client that asks for a stream."""
-        url = f"{self.base}/pipelines/{pipeline}/queries?sse=true"
-        return stream(url, body, {"Api-Key": self.key})
-
-    def curl(self, path: str, *options: str) -> str:
-        """The command for a call of the gateway."""
-        key = (
-            f"-H 'X-API-Key: {self.key}'" if path.startswith("/v1") else f"-H 'Api-Key: {self.key}'"
-        )
-        return " ".join(["curl -s", key, *options, f"'{self.base}{path}'"])
 
 
 def write_files(folder: Path) -> None:
@@ -121,11 +71,11 @@ def write_files(folder: Path) -> None:
     document = invoices.pdf()
     (folder / "invoice.pdf").write_bytes(document)
     (folder / "invoice-pdf.json").write_bytes(
-        msgspec.json.encode({"media": [_base64(document)], "tryImageConversion": True})
+        msgspec.json.encode({"media": [base64_text(document)], "tryImageConversion": True})
     )
-    (folder / "invoice.json").write_bytes(msgspec.json.encode({"media": [_base64(scan)]}))
+    (folder / "invoice.json").write_bytes(msgspec.json.encode({"media": [base64_text(scan)]}))
     (folder / "invoice-transform.json").write_bytes(
-        msgspec.json.encode({"media": [_base64(scan)], "transform": TRANSFORM})
+        msgspec.json.encode({"media": [base64_text(scan)], "transform": TRANSFORM})
     )
 
 
@@ -143,8 +93,8 @@ def _invoice_for_a_cambrion_client(stage: Stage) -> None:
     screen = stage.screen
     screen.scene("1  An invoice, read by Triton, asked for in the Cambrion dialect")
     path = "/v1/pipelines/invoice/executeSync"
-    send_file = _curl_json(stage.folder / "invoice.json")
-    body = {"media": [_base64((stage.folder / "invoice.png").read_bytes())]}
+    send_file = curl_json(stage.folder / "invoice.json")
+    body = {"media": [base64_text((stage.folder / "invoice.png").read_bytes())]}
     screen.command(stage.curl(path, send_file))
     answer = stage.execute("invoice", body)
     screen.entities(answer["observation"])
@@ -155,7 +105,7 @@ def _invoice_for_a_cambrion_client(stage: Stage) -> None:
     _expect_invoice(stage, view)
     screen.say("And through a JSONata expression that the client sends along:")
     screen.say("\n".join(f"    {line}" for line in TRANSFORM.splitlines()))
-    send_file = _curl_json(stage.folder / "invoice-transform.json")
+    send_file = curl_json(stage.folder / "invoice-transform.json")
     screen.command(stage.curl(f"{path}/transform", send_file))
     own = stage.execute("invoice", {**body, "transform": TRANSFORM}, "/transform")
     screen.value(own)
@@ -174,8 +124,8 @@ def _invoice_for_a_pupau_client(stage: Stage) -> None:
     screen.command(stage.curl("/pipelines/invoice/queries?sse=true", "-N", f"-F file=@{file}"))
     form = form_body({}, {"invoice.png": ("image/png", file.read_bytes())})
     events = screen.stream(stage.query_stream("invoice", form))
-    (message,) = _finished_messages(events).values()
-    _expect_invoice(stage, _parsed(message))
+    (message,) = finished_messages(events).values()
+    _expect_invoice(stage, parsed(message))
 
 
 def _photographed_invoice(stage: Stage) -> None:
@@ -185,23 +135,21 @@ def _photographed_invoice(stage: Stage) -> None:
     screen.command(stage.curl("/pipelines/invoice/queries", f"-F file=@{file}"))
     photo = file.read_bytes()
     (response,) = stage.query("invoice", form_body({}, {file.name: ("image/jpeg", photo)}))
-    message = _parsed(response["message"])
+    message = parsed(response["message"])
     screen.value(message)
     _expect_invoice(stage, message)
-    view = stage.execute("invoice", {"media": [_base64(photo)]}, "/json")
-    stage.expect("Both dialects say the same of it", view == message, True)
 
 
 def _chat_for_both_clients(stage: Stage) -> None:
     screen = stage.screen
     screen.scene("4  A Pupau pipeline of three actors, streamed to a Pupau client …")
     body = {"request": QUESTION, "context": "the demo"}
-    screen.command(stage.curl("/pipelines/chat/queries?sse=true", "-N", _curl_json(body)))
+    screen.command(stage.curl("/pipelines/chat/queries?sse=true", "-N", curl_json(body)))
     pupau = screen.stream(stage.query_stream("chat", json_body(body)))
-    messages = _finished_messages(pupau)
+    messages = finished_messages(pupau)
     stage.expect("Actors that answered", sorted(messages), ["actor-1", "actor-2", "actor-3"])
     stage.expect("The question arrived", f'"{QUESTION}"' in messages["actor-1"], True)
-    stage.expect("Each actor's pieces join to its message", _joined_pieces(pupau), messages)
+    stage.expect("Each actor's pieces join to its message", joined_pieces(pupau), messages)
     early = pupau[0].after_s < pupau[-1].after_s / 2
     stage.expect("The first piece came long before the last", early, True)
 
@@ -209,9 +157,9 @@ def _chat_for_both_clients(stage: Stage) -> None:
     execution = {"text": QUESTION, "runtimeParameters": {"context": "the demo"}}
     path = "/v1/pipelines/chat/executeSync"
     accept = "-N -H 'Accept: text/event-stream'"
-    screen.command(stage.curl(path, accept, _curl_json(execution)))
+    screen.command(stage.curl(path, accept, curl_json(execution)))
     cambrion = screen.stream(stage.execute_stream("chat", execution))
-    stage.expect("It streamed the same pieces", _joined_pieces(cambrion), messages)
+    stage.expect("It streamed the same pieces", joined_pieces(cambrion), messages)
     last = cambrion[-1].event
     stage.expect("Its last event", last.get("type"), "OBSERVATION")
     contents = {
@@ -240,20 +188,40 @@ def _receipt_for_both_clients(stage: Stage) -> None:
     screen = stage.screen
     screen.scene("6  A Cambrion pipeline, for a client of either dialect")
     body = {"text": RECEIPT_TEXT}
-    screen.command(stage.curl("/v1/pipelines/receipt/executeSync/json", _curl_json(body)))
+    screen.command(stage.curl("/v1/pipelines/receipt/executeSync/json", curl_json(body)))
     view = stage.execute("receipt", body, "/json")
     screen.value(view)
     stage.expect("As a Cambrion client gets it", view, EXPECTED_RECEIPT)
     query = {"request": RECEIPT_TEXT}
-    screen.command(stage.curl("/pipelines/receipt/queries", _curl_json(query)))
+    screen.command(stage.curl("/pipelines/receipt/queries", curl_json(query)))
     responses = stage.query("receipt", json_body(query))
     screen.value(responses)
     (response,) = responses
-    stage.expect("As a Pupau client gets it", _parsed(response["message"]), EXPECTED_RECEIPT)
+    stage.expect("As a Pupau client gets it", parsed(response["message"]), EXPECTED_RECEIPT)
+
+
+def _receipt_with_an_upstream_down(stage: Stage) -> None:
+    screen = stage.screen
+    screen.scene("8  An actor with two upstreams, of which the first is down")
+    body = {"text": RECEIPT_TEXT}
+    path = "/v1/pipelines/receipt-either/executeSync/json"
+    screen.command(stage.curl(path, curl_json(body)))
+    view = stage.execute("receipt-either", body, "/json")
+    screen.value(view)
+    stage.expect("The second one has answered", view, EXPECTED_RECEIPT)
+    screen.say("Which one an actor's content was taken from, and which upstreams are well:")
+    names = "gateway_actor_taken_total|gateway_upstream_up"
+    screen.command(f"curl -s {stage.base}/metrics | grep -E '^({names})'")
+    lines = send(f"{stage.base}/metrics").body.decode().splitlines()
+    found = [line for line in lines if line.startswith(tuple(names.split("|")))]
+    screen.say("\n".join(found))
+    stage.expect("Taken from, and how often", _of_route(found, "receipt-either"), ["cambrion 1.0"])
+    down = [line for line in found if line.endswith(" 0.0")]
+    stage.expect("The first is known to be down", "cambrion-near" in "".join(down), True)
 
 
 def _numbers(stage: Stage) -> None:
-    stage.screen.scene("7  What the gateway counted meanwhile")
+    stage.screen.scene("9  What the gateway counted meanwhile")
     stage.screen.command(f"curl -s {stage.base}/metrics")
     answer = send(f"{stage.base}/metrics")
     stage.screen.metrics(answer.body.decode())
@@ -267,6 +235,8 @@ SCENES: Final[tuple[Callable[[Stage], None], ...]] = (
     _chat_for_both_clients,
     _client_that_goes_away,
     _receipt_for_both_clients,
+    report_for_both_clients,
+    _receipt_with_an_upstream_down,
     _numbers,
 )
 
@@ -276,69 +246,14 @@ def _expect_invoice(stage: Stage, view: Any) -> None:
     values = view if isinstance(view, dict) else {}
     for label, expected in EXPECTED_INVOICE.items():
         found = values.get(label)
-        alike = _without_spaces(found) == _without_spaces(expected)
+        alike = without_spaces(found) == without_spaces(expected)
         stage.expect(f"{label} as drawn", expected if alike else found, expected)
 
 
-def _without_spaces(value: Any) -> Any:
-    """The value with no spaces in its texts: OCR leaves one out now and then, which is no mistake
-    of the gateway."""
-    if isinstance(value, str):
-        return value.replace(" ", "")
-    if isinstance(value, list):
-        return [_without_spaces(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _without_spaces(item) for name, item in value.items()}
-    return value
-
-
-def _finished_messages(arrivals: list[Arrived]) -> dict[str, str]:
-    """Each actor's whole text, from the layers' responses; the last event must be the last."""
-    responses: dict[str, str] = {}
-    ended = False
-    for arrived in arrivals:
-        if arrived.event.get("type") == "LAYER_RESPONSE":
-            ended = bool(arrived.event.get("last"))
-            for response in arrived.event["responses"]:
-                responses[response["actorId"]] = response["message"]
-    if not ended:
-        raise AnswerError("the stream ended without the last layer's LAYER_RESPONSE")
-    return responses
-
-
-def _joined_pieces(arrivals: list[Arrived]) -> Mapping[str, str]:
-    """Each actor's pieces, joined."""
-    texts: dict[str, str] = {}
-    for arrived in arrivals:
-        event = arrived.event
-        if event.get("type") == "STREAMING_RESPONSE":
-            texts[event["actorId"]] = texts.get(event["actorId"], "") + event["message"]
-    return texts
-
-
-def _parsed(message: str) -> Any:
-    try:
-        return msgspec.json.decode(message)
-    except msgspec.DecodeError as cause:
-        raise AnswerError(
-            f"the actor's message is not JSON ({cause}): {message[:200]!r}"
-        ) from cause
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _curl_json(body: Any) -> str:
-    """The options by which curl sends JSON: a value, or the file of that path."""
-    data = f"@{body}" if isinstance(body, Path) else f"'{_json(body)}'"
-    return f"-H 'Content-Type: application/json' -d {data}"
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else _json(value)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+def _of_route(samples: list[str], pipeline: str) -> list[str]:
+    """The samples of one pipeline: the upstream's name and the value."""
+    return [
+        f"{found[1]} {line.rpartition(' ')[2]}"
+        for line in samples
+        if f'pipeline="{pipeline}"' in line and (found := re.search('upstream="([^"]*)"', line))
+    ]

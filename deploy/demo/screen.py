@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from deploy.demo.client import Arrived
@@ -130,7 +130,8 @@ class Screen:
     def metrics(self, exposition: str) -> None:
         """The requests so far, from the text of /metrics: how many, how they ended, how long."""
         sums = _read_samples(exposition)
-        table = Table("pipeline", "dialect", "mode", "how they ended")
+        heads = (Column(name, no_wrap=True) for name in ("pipeline", "dialect", "mode"))
+        table = Table(*heads, "how they ended")
         for column in ("mean time", "first event", "in the gateway"):
             table.add_column(column, justify="right")
         for route, ended in sorted(_by_route(sums["gateway_requests_total"]).items()):
@@ -163,15 +164,19 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MESSAGE_LENGTH else f"{text[:_MESSAGE_LENGTH]}… ({len(text)})"
 
 
-def _event_line(event: dict[str, Any]) -> str:
-    """One event on one line."""
+def _event_line(event: dict[str, Any], *, texts: bool = True) -> str:
+    """One event on one line; without the actors' ``texts`` where those are shown already."""
     kind = event.get("type", "?")
     flags = "".join(f" {name}" for name in ("finished", "lastLayer", "last") if event.get(name))
     if kind == "STREAMING_RESPONSE":
-        said = f"{event['actorId']}: {_shortened(event['message'])!r}"
+        said = f"{event['layerId']} {event['actorId']}: {_shortened(event['message'])!r}"
     elif kind == "LAYER_RESPONSE":
         said = "; ".join(
-            f"{response['actorId']}: {_shortened(response['message'])!r}"
+            (
+                f"{response['actorId']}: {_shortened(response['message'])!r}"
+                if texts
+                else response["actorId"]
+            )
             + "".join(f" {error['name']}: {error['message']}" for error in response["errors"])
             for response in event["responses"]
         )
@@ -183,7 +188,8 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 def _stream_view(seen: list[Arrived]) -> Group:
-    """The stream so far, as each actor's text."""
+    """The stream so far, as each actor's text; those of earlier layers, on which the last one
+    works, are shortened to leave it room."""
     texts: dict[tuple[str, str], str] = defaultdict(str)
     notes = []
     for arrived in seen:
@@ -191,10 +197,12 @@ def _stream_view(seen: list[Arrived]) -> Group:
         if event.get("type") == "STREAMING_RESPONSE":
             texts[event["layerId"], event["actorId"]] += event["message"]
         elif event.get("type") != "LAYER_MESSAGE":
-            notes.append(Text(f"{arrived.after_s * 1000:7.0f} ms  {_event_line(event)}", "dim"))
-    table = Table("layer", "actor", "text so far", expand=True)
+            line = _event_line(event, texts=False)
+            notes.append(Text(f"{arrived.after_s * 1000:7.0f} ms  {line}", "dim"))
+    table = Table("layer", "actor", Column("text so far", overflow="fold"), expand=True)
+    current = next(reversed(texts), ("", ""))[0]
     for (layer, actor), text in texts.items():
-        table.add_row(layer, actor, text)
+        table.add_row(layer, actor, text if layer == current else _shortened(text))
     first = f"first after {seen[0].after_s * 1000:.0f} ms, " if seen else ""
     footer = Text(f"{len(seen)} events, {first}last after {seen[-1].after_s:.2f} s" if seen else "")
     return Group(table, *notes, footer) if texts else Group(*notes, footer)

@@ -50,16 +50,18 @@ Json = dict[str, Any]
 
 
 class CambrionSimulator:
-    """The API under ``/v1``, with two pipelines: ``receipt`` and ``echo``.
+    """The API under ``/v1``, with three pipelines: ``receipt``, ``archive`` and ``echo``.
 
-    ``receipt`` answers with an observation of everything it was sent; ``echo`` with the
-    observation that it was sent, or an empty one.
+    ``receipt`` answers with an observation of everything it was sent; ``archive`` with the number
+    under which that would be filed; ``echo`` with the observation that it was sent, or an empty
+    one.
     """
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
         self._runs: dict[str, Callable[[Json, str], Json]] = {
             "receipt": _receipt,
+            "archive": _archive,
             "echo": _echo,
         }
 
@@ -201,6 +203,19 @@ def _receipt(body: Json, execution_id: str) -> Json:
         lines.append(f"Context: {parameters['context']}")
     if lines:
         contents.append({**_content("text-1", lines), "rawText": "\n".join(lines)})
+    return _appended(body, execution_id, contents)
+
+
+def _archive(body: Json, execution_id: str) -> Json:
+    """An observation that holds the number under which all that was sent would be filed: what is
+    the same has the same number."""
+    filed = msgspec.json.encode([body.get(name) for name in ("media", "text", "observation")])
+    number = hashlib.sha256(filed).hexdigest()[:8].upper()
+    return _appended(body, execution_id, [_content("archive", [f"Archive No: F-{number}"])])
+
+
+def _appended(body: Json, execution_id: str, contents: list[Json]) -> Json:
+    """The observation that was sent, with more contents."""
     start = body.get("observation") or {}
     return {
         "executionId": execution_id,

@@ -12,6 +12,7 @@ wrong.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -46,10 +47,11 @@ class Seen:
 
 
 class PupauSimulator:
-    """The API, with two pipelines: ``chat`` and ``broken``.
+    """The API, with three pipelines: ``chat``, ``summary`` and ``broken``.
 
     ``chat`` has two layers: ``actor-1`` and ``actor-2`` side by side, then ``actor-3``. The one
-    actor of ``broken`` reports that it cannot read a PDF. ``delay_s``: seconds between two pieces.
+    actor of ``summary`` says in sentences what the JSON object in its request says. The one of
+    ``broken`` reports that it cannot read a PDF. ``delay_s``: seconds between two pieces.
     """
 
     def __init__(self, api_key: str, *, delay_s: float) -> None:
@@ -58,6 +60,7 @@ class PupauSimulator:
         self.seen = Seen()
         self._runs: dict[str, Callable[[_Query], AsyncIterator[Json]]] = {
             "chat": self._chat,
+            "summary": self._summary,
             "broken": self._broken,
         }
 
@@ -127,14 +130,20 @@ class PupauSimulator:
         async for event in self._layer("1", {"actor-3": summary}, last=True):
             yield event
 
+    async def _summary(self, query: _Query) -> AsyncIterator[Json]:
+        text = _in_sentences(query.request)
+        async for event in self._layer("0", {"actor-1": text}, last=True, words=3):
+            yield event
+
     async def _layer(
-        self, layer_id: str, texts: dict[str, str], *, last: bool
+        self, layer_id: str, texts: dict[str, str], *, last: bool, words: int = 1
     ) -> AsyncIterator[Json]:
-        """The events of one layer; its actors' pieces take turns."""
+        """The events of one layer; its actors' pieces, of so many ``words``, take turns."""
         yield _layer_message(layer_id)
-        pieces = ([(actor, piece) for piece in _pieces(text)] for actor, text in texts.items())
-        left = {actor: len(_pieces(text)) for actor, text in texts.items()}
-        for turn in zip_longest(*pieces):
+        pieces = {actor: _pieces(text, words) for actor, text in texts.items()}
+        turns = ([(actor, piece) for piece in said] for actor, said in pieces.items())
+        left = {actor: len(said) for actor, said in pieces.items()}
+        for turn in zip_longest(*turns):
             for said in turn:
                 if said is None:
                     continue
@@ -212,10 +221,31 @@ async def _of_form(request: web.Request) -> _Query:
     )
 
 
-def _pieces(text: str) -> list[str]:
-    """The text word by word; joined, the pieces are the text."""
-    words = text.split(" ")
-    return [word if number == 0 else f" {word}" for number, word in enumerate(words)]
+def _in_sentences(request: str) -> str:
+    """What the JSON object in the request says, one sentence for each of its values."""
+    start, end = request.find("{"), request.rfind("}") + 1
+    try:
+        facts = msgspec.json.decode(request[max(start, 0) : end], type=Json)
+    except msgspec.DecodeError:
+        return f"There is no JSON object to sum up in the {len(request)} characters of the request."
+    sentences = [_sentence(label, value) for label, value in facts.items()]
+    return " ".join(sentences) or "There is nothing in it."
+
+
+def _sentence(label: str, value: Any) -> str:
+    """``invoiceNo`` and ``"A-1"``: The invoice no is A-1."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", label).lower()
+    if not isinstance(value, list):
+        said = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        return f"The {words} is {said}."
+    names = (next(iter(one.values()), "") if isinstance(one, dict) else one for one in value)
+    return f"There are {len(value)} {words}: {'; '.join(map(str, names))}."
+
+
+def _pieces(text: str, words: int) -> list[str]:
+    """The text, so many words at a time; joined, the pieces are the text."""
+    each = [word if at == 0 else f" {word}" for at, word in enumerate(text.split(" "))]
+    return ["".join(each[at : at + words]) for at in range(0, len(each), words)]
 
 
 def _layer_message(layer_id: str) -> Json:

@@ -53,10 +53,12 @@ def assert_nothing_stays(environment: dict[str, str]) -> None:
 
 def test_the_demo_ends_by_itself_with_every_answer_right(environment: dict[str, str]) -> None:
     process = run_demo(environment)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "✓ Every answer was right." in output
     assert "✗" not in output
+    assert output.count("✓ The summary and the checks took turns: true") == 2  # in each dialect
+    assert "✓ The second one has answered: " in output
     assert_nothing_stays(environment)
 
 

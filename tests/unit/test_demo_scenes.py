@@ -13,12 +13,13 @@ from rich.console import Console
 
 from deploy.demo import scenes
 from deploy.demo.screen import Screen
+from deploy.demo.stage import Stage
 
 
-def stage(folder: Path, base: str = "http://127.0.0.1:9") -> tuple[scenes.Stage, io.StringIO]:
+def stage(folder: Path, base: str = "http://127.0.0.1:9") -> tuple[Stage, io.StringIO]:
     file = io.StringIO()
     shown = Screen(Console(file=file, force_terminal=False))
-    return scenes.Stage(screen=shown, base=base, key="k", folder=folder, pupau_url=base), file
+    return Stage(screen=shown, base=base, key="k", folder=folder, pupau_url=base), file
 
 
 @pytest.mark.parametrize("actual", [1718.35, "1718.36", None, {"total": 1718.36}])

@@ -52,7 +52,7 @@ def test_in_a_pipe_each_event_is_a_line_with_its_time() -> None:
     lines = file.getvalue().splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["100", "ms", "LAYER_MESSAGE", "Executing", "layer", "0..."],
-        ["200", "ms", "STREAMING_RESPONSE", "a:", "'Hel'"],
+        ["200", "ms", "STREAMING_RESPONSE", "0", "a:", "'Hel'"],
     ]
     assert lines[3].endswith("a: 'lo' finished")
     assert lines[4].endswith("b: 'Bye' LateError: too late last")
@@ -65,6 +65,20 @@ def test_on_a_terminal_the_actors_texts_grow_and_stay() -> None:
     shown.stream(iter(ARRIVALS))
     assert "Hello" in file.getvalue()
     assert "6 events, first after 100 ms, last after 0.60 s" in file.getvalue()
+    assert "b LateError: too late last" in file.getvalue()
+
+
+def test_on_a_terminal_texts_of_an_earlier_layer_make_room_for_the_last() -> None:
+    def said(layer: str, text: str) -> Arrived:
+        event = {"type": "STREAMING_RESPONSE", "actorId": "a", "message": text, "layerId": layer}
+        return Arrived(0.1, event)
+
+    shown, file = screen(terminal=True)
+    shown.stream(iter([said("0", "x" * 300), said("1", "y" * 300)]))
+    last = file.getvalue().rpartition("text so far")[2].partition("2 events")[0]
+    assert last.count("x") == 160
+    assert "… (300)" in last
+    assert last.count("y") == 300
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -83,7 +83,7 @@ async def test_cambrion_lists_its_pipelines(
 ) -> None:
     status, pipelines = await ask_cambrion(http, running, "pipelines")
     assert status == 200
-    assert [pipeline["pipelineId"] for pipeline in pipelines] == ["receipt", "echo"]
+    assert [pipeline["pipelineId"] for pipeline in pipelines] == ["receipt", "archive", "echo"]
     assert set(pipelines[0]) == {"pipelineId", "name", "description", "tag", "status", "version"}
 
 
@@ -153,6 +153,21 @@ async def test_the_same_direct_call_gets_the_same_answer(
     assert first == await ask_cambrion(http, running, path, body)
     _, other = await ask_cambrion(http, running, path, {"text": "other"})
     assert other["executionId"] != first[1]["executionId"]
+
+
+async def test_the_archive_appends_a_number_that_is_the_same_for_the_same(
+    http: aiohttp.ClientSession, running: Simulators
+) -> None:
+    path = "pipelines/archive/executeSync"
+    given = {"mediaContents": [{"id": "m", "mediaId": "m"}]}
+    views = []
+    for text in ("one", "one", "two"):
+        _, view = await ask_cambrion(http, running, f"{path}/json", {"text": text})
+        views.append(view["archiveNo"])
+    assert views[0] == views[1] != views[2]
+    _, answer = await ask_cambrion(http, running, path, {"observation": given})
+    contents = answer["observation"]["mediaContents"]
+    assert [content["mediaId"] for content in contents] == ["m", "archive"]
 
 
 async def test_echo_gives_back_the_observation_it_was_sent(
@@ -264,6 +279,31 @@ async def test_the_parts_of_a_form_reach_the_actors(
         f"You sent 2 file(s): scan.png (image/png, {len(SCAN)} bytes), "
         "two.pdf (application/pdf, 5 bytes)."
     )
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (
+            'Sum up: {"invoiceNo":"A-1","total":12.5,"paid":false,"items":[{"what":"Lamp"},{}]}',
+            "The invoice no is A-1. The total is 12.5. The paid is false. "
+            "There are 2 items: Lamp; .",
+        ),
+        ("Sum up: {}", "There is nothing in it."),
+        ("Sum up", "There is no JSON object to sum up in the 6 characters of the request."),
+        ("} {", "There is no JSON object to sum up in the 3 characters of the request."),
+        ("{oops}", "There is no JSON object to sum up in the 6 characters of the request."),
+    ],
+)
+async def test_a_summary_says_what_the_request_says_and_nothing_else(
+    http: aiohttp.ClientSession, running: Simulators, request_: str, message: str
+) -> None:
+    events = await stream_pupau(http, running, "summary", json={"request": request_})
+    (response,) = events[-1]["responses"]
+    assert response["message"] == message
+    pieces = [e["message"] for e in events if e["type"] == "STREAMING_RESPONSE"]
+    assert "".join(pieces) == message
+    assert len(pieces) > 1
 
 
 async def test_an_actor_that_fails_reports_it_in_the_last_layer_response(
