@@ -115,10 +115,11 @@ class Assembly:
                 for settings in _sandbox_settings(config)
             ]
             guards = {name: each.guard for name, each in attended.items()}
-            pipelines = {
-                name: assemble_transforms(section, self._measured(name, config, transforms, own))
-                for name, section in config.pipelines.items()
-            }
+            pipelines = {}
+            for name, section in config.pipelines.items():
+                made = self._measured(name, config, transforms, own)
+                pipelines[name] = assemble_transforms(section, made)
+                await asyncio.sleep(0)  # there may be hundreds, and streams are running
             return Site(
                 server=config.server,
                 bounds=config.bounds,

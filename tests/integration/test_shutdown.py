@@ -72,7 +72,7 @@ async def gone(pids: set[int]) -> set[int]:
 
 async def test_it_is_not_ready_at_once_and_still_accepts_for_a_while(tmp_path: Path) -> None:
     async with remote(Held()) as upstream:
-        config = written(tmp_path, upstream, pre_stop_s=1.0, drain_s=5)
+        config = written(tmp_path, upstream, pre_stop_s=2.0, drain_s=5)
         async with serving(config) as gateway:
             async with client(gateway.base) as session, session.get("/readyz") as response:
                 assert (response.status, (await response.json())["ready"]) == (200, True)
@@ -86,13 +86,13 @@ async def test_it_is_not_ready_at_once_and_still_accepts_for_a_while(tmp_path: P
                 async with session.post(QUERY, json={"request": "x"}) as response:
                     assert response.status == 200
                     assert response.headers["Connection"] == "close"
-                assert monotonic() - told < 1.0
+                assert monotonic() - told < 2.0
                 await gateway.said("draining")
-                assert monotonic() - told >= 0.9
+                assert monotonic() - told >= 1.9
                 with pytest.raises(aiohttp.ClientConnectorError):
                     await session.get("/readyz")
             assert await gateway.ended() == 0
-            assert monotonic() - told < 1.0 + MARGIN_S
+            assert monotonic() - told < 2.0 + MARGIN_S
     assert [line["event"] for line in gateway.log if line["event"] != "request"][-3:] == [
         "stopping",
         "draining",
