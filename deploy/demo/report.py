@@ -54,7 +54,7 @@ EXPECTED_SENTENCES: Final = (
 def report_for_both_clients(stage: Stage) -> None:
     """The same invoice through ``invoice-report``, streamed in both dialects."""
     screen = stage.screen
-    screen.scene("7  Layers: Triton reads an invoice, then three upstreams work on it side by side")
+    screen.scene("7  Layers: an invoice is read, then three upstreams work on it at once")
     screen.say(
         "The simulated Pupau sums up what was read, a decoupled model on Triton checks it, and the "
         "simulated Cambrion files it."

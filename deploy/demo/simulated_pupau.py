@@ -132,7 +132,7 @@ class PupauSimulator:
 
     async def _summary(self, query: _Query) -> AsyncIterator[Json]:
         text = _in_sentences(query.request)
-        async for event in self._layer("0", {"actor-1": text}, last=True, words=3):
+        async for event in self._layer("0", {"actor-1": text}, last=True, words=2):
             yield event
 
     async def _layer(
