@@ -154,7 +154,9 @@ async def test_the_pieces_of_a_layers_actors_interleave_as_they_come() -> None:
                 turns[upstream].put_nowait(text)
             wanted = f'"actorId":"{actor}","message":"{text}","layerId":"0","lastLayer":true'
             while wanted.encode() not in seen:
-                seen += await response.content.readany()
+                arrived = await response.content.readany()
+                assert arrived, f"the stream ended before {wanted}"
+                seen += arrived
         for queue in turns.values():
             queue.put_nowait("")
         async for more in response.content.iter_any():
