@@ -425,6 +425,8 @@ class Gateway:
         await response.prepare(exchange.request)
         await exchange.outlet.finish(exchange.request, response)
         exchange.waited.client_s += self._clock() - began
+        if self._stopping:  # by now, though its head may not have said so
+            response.force_close()
         if status == 408:
             # Whoever was too slow to send the request is not waited for to send the rest of it.
             exchange.request.protocol.force_close()

@@ -24,7 +24,7 @@ from tests.support.leftovers import sums
 from tests.support.raw import answer, raw, request
 from tests.support.remote import Peer, Script, Seen, remote
 from tests.support.running import client
-from tests.support.scripts import EVENTS, frames, pupau_script
+from tests.support.scripts import EVENTS, answering, frames, pupau_script
 
 
 class Ending:
@@ -251,6 +251,31 @@ async def test_clients_that_read_nothing_do_not_hold_up_the_end() -> None:
         assert end.gateway.running == 0
         assert end.ended() == {"shut_down": 1}
         assert end.streams_open() == 0
+
+
+async def test_an_answer_is_not_done_before_all_of_it_has_left_the_gateway() -> None:
+    message = "x" * 30_000
+    answered = [{"actorId": "a", "message": message, "errors": [], "info": []}]
+    script = answering(json.dumps(answered).encode())
+    async with ending(script) as end, raw(end.base) as caller:
+        asked = 0
+        while not end.gateway.running:
+            for connection in end.server.connections:  # what is left could be lost at a stop
+                assert connection.transport is not None
+                assert connection.transport.get_write_buffer_size() == 0
+            await caller.send(request("/pipelines/p/queries", {"request": "x"}))
+            asked += 1
+            for _ in range(60):  # until it is done, or clearly waits for the client
+                await asyncio.sleep(0.005)
+                if sum(end.ended().values()) == asked:
+                    break
+        end.gateway.stop()
+        draining = asyncio.create_task(end.gateway.drain(20))
+        async with asyncio.timeout(5):
+            received = await caller.read_all()
+        assert received.count(message.encode()) == asked
+        await draining
+        assert end.ended() == {"complete": asked}
 
 
 async def test_a_client_that_goes_on_reading_gets_the_end_of_a_flood() -> None:
