@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from gateway import logs
+from gateway import logs, memory
 from gateway.assembly import Assembly
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -268,4 +268,5 @@ def serve(loaded: Loaded, load: Load) -> int:
         ConfigError, GatewayError: see ``running``.
     """
     logs.setup()
+    memory.give_back()
     return asyncio.run(_serving(loaded, load))
