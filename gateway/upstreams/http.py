@@ -32,6 +32,9 @@ _MESSAGE_CHARS_MAX: Final = 300
 _ERROR_BYTES_MAX: Final = 16 * 1024
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _RETRY_AFTER_S_MAX: Final = 86_400.0
+#: A kept connection that the other side had closed shows it within a round trip. One that breaks
+#: later may have broken in the middle of the work, which is not for this to ask for twice.
+_STALE_S: Final = 1.0
 # A multiple of 3: base64 of a piece needs no padding until the last.
 _PIECE_BYTES: Final = 3 * 64 * 1024
 
@@ -168,12 +171,13 @@ class HttpApi:
         body: Body | None,
         connect_s: float,
     ) -> aiohttp.ClientResponse:
-        """Send the request. Where a connection that had been kept open turns out to be closed, and
-        nothing of an answer has arrived, it is sent once more, on another one."""
+        """Send the request. Where a connection that had been kept open turns out, soon, to be
+        closed, and nothing of an answer has arrived, it is sent once more, on another one."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, connect=connect_s)
+        clock = asyncio.get_running_loop().time
         retried = False
         while True:
-            connection = Connection()
+            connection, began = Connection(), clock()
             try:
                 return await self._session.request(
                     method,
@@ -186,7 +190,7 @@ class HttpApi:
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 stale = connection.reused and not isinstance(error, aiohttp.ClientConnectorError)
-                if retried or not stale:
+                if retried or not stale or clock() - began > _STALE_S:
                     raise
                 retried = True
 

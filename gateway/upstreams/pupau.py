@@ -6,13 +6,15 @@ Does not know: who asked, or in which dialect.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, suppress
 from typing import Any, Final
 from urllib.parse import quote
 
+import aiohttp
 import msgspec
 
 from gateway.dialects.events import parse_event, parse_responses
@@ -25,6 +27,8 @@ from gateway.upstreams.http import Body, HttpApi
 
 # What a quoted parameter of a form part's header may not hold as it is.
 _UNQUOTABLE: Final = re.compile(r'[\x00-\x1f\x7f"]')
+#: How long an answer may go on after its last layer's end, seconds.
+_END_S: Final = 1.0
 
 
 class PupauUpstream:
@@ -70,6 +74,12 @@ class PupauUpstream:
                     async for piece in pieces:
                         for event in reader.feed(piece):
                             yield event
+                        if reader.finished:
+                            break
+                    async with aclosing(_rest(pieces)) as rest:
+                        async for piece in rest:
+                            for event in reader.feed(piece):
+                                yield event
                 for event in reader.end():
                     yield event
             except EventTooLarge as error:
@@ -112,6 +122,18 @@ class PupauUpstream:
         """Nothing is held: connections belong to the shared session."""
 
 
+async def _rest(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """What an answer has to say after its last layer's end. The run is complete, so that the rest
+    breaks off or goes on for ever is no failure, and it is soon given up."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + _END_S
+    with suppress(StopAsyncIteration, TimeoutError, aiohttp.ClientError, UpstreamFailed):
+        while clock() < until:
+            async with asyncio.timeout_at(until):
+                piece = await anext(pieces)
+            yield piece
+
+
 #: Bytes have arrived, but no event.
 _ALIVE: Final = Frames(b"", 0)
 
@@ -122,7 +144,8 @@ class _EventReader:
     def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
         self._decoder = Decoder(upstream.event_bytes_max)
-        self._finished = False
+        #: Whether the last layer has ended.
+        self.finished = False
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         # One by one: those before an event that cannot be read are still passed on.
@@ -130,45 +153,54 @@ class _EventReader:
         for frame in self._decoder.feed(piece):
             silent = False
             event = self._upstream.parse(frame.data)
-            self._finished |= isinstance(event, LayerFinished) and event.last
+            self.finished |= isinstance(event, LayerFinished) and event.last
             yield event
         if silent:  # a comment, or a part of an event: the upstream is alive all the same
             yield _ALIVE
 
     def end(self) -> list[Event]:
-        if self._decoder.pending:
-            raise self._upstream.cut("in mid-event")
-        if not self._finished:
-            raise self._upstream.cut("before its last layer had answered")
-        return []
+        if self.finished:
+            return []
+        raise self._upstream.cut(
+            "in mid-event" if self._decoder.pending else "before its last layer had answered"
+        )
 
 
 class _FrameReader:
-    """A stream's bytes as whole frames, untouched; one that may be the last is parsed at the end,
-    to know how the run ended."""
+    """A stream's bytes as whole frames, untouched; only one that may be the last is parsed, to know
+    how the run ended."""
 
     def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
         self._splitter = Splitter(upstream.event_bytes_max)
-        self._candidate = b""
+        self._last: LayerFinished | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last layer has ended."""
+        return self._last is not None
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
+        yield Frames(data, count) if data else _ALIVE
         # An escaped quote keeps a model's text from looking like this key.
         if count and b'"last"' in data:
-            self._candidate = data
-        yield Frames(data, count) if data else _ALIVE
+            self._last = self._last_of(data) or self._last
+
+    def _last_of(self, data: bytes) -> LayerFinished | None:
+        for frame in reversed(Decoder(len(data) + 1).feed(data)):
+            if b'"last"' in frame.data:
+                event = self._upstream.parse(frame.data)
+                if isinstance(event, LayerFinished) and event.last:
+                    return event
+        return None
 
     def end(self) -> list[Event]:
-        if self._splitter.pending:
-            raise self._upstream.cut("in mid-event")
-        for frame in reversed(Decoder(len(self._candidate) + 1).feed(self._candidate)):
-            if b'"last"' not in frame.data:
-                continue
-            event = self._upstream.parse(frame.data)
-            if isinstance(event, LayerFinished) and event.last:
-                return [event]
-        raise self._upstream.cut("before its last layer had answered")
+        if self._last is not None:
+            return [self._last]
+        raise self._upstream.cut(
+            "in mid-event" if self._splitter.pending else "before its last layer had answered"
+        )
 
 
 def _body(call: Call) -> Body:
