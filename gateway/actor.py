@@ -200,8 +200,14 @@ class _Attempt:
         flattened = Flattened() if guard.upstream.layered and not self.relays else None
         async with aclosing(guard.stream(call, part.deadlines, fate)) as events:
             async for event in events:
-                if flattened is not None:
-                    event = self._flat(flattened, event)  # noqa: PLW2901
+                try:
+                    if flattened is not None:
+                        event = self._flat(flattened, event)  # noqa: PLW2901
+                    if isinstance(event, Delta) and not self.relays:
+                        self._add(event.message)
+                except UpstreamFailed as error:
+                    fate.outcome = error.outcome
+                    raise
                 match event:
                     case ObservationReady():
                         self.ready = event
@@ -209,8 +215,6 @@ class _Attempt:
                         self.finished = event
                         if call.frames:  # its frame has been passed on already
                             continue
-                    case Delta() if not self.relays:
-                        self._add(event.message)
                 yield event
         if flattened is not None:
             yield self._piece("", finished=True)

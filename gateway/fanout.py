@@ -87,8 +87,10 @@ async def _merged(
     try:
         while running:
             asked = clock()
-            item = await queue.get()
-            waited.upstream_s += clock() - asked
+            try:
+                item = await queue.get()
+            finally:
+                waited.upstream_s += clock() - asked
             if isinstance(item, Exception):
                 raise item
             rooms[item[0]].release()

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from gateway.admission import Admission, Refused
 from gateway.breaker import Breaker, State, Turn
@@ -298,10 +298,11 @@ class _Measures:
         self.duration = metrics.upstream_duration.labels(*labels)
         self.first_event = metrics.upstream_first_event.labels(*labels)
         self._breaker = metrics.upstream_breaker.labels(*labels)
-        self._state = State.CLOSED
-        self._breaker.set(self._state)
-        self._up: bool | None = None
+        # Set at every turn, changed or not: until the last call of a replaced upstream of the same
+        # name has ended, that one writes here too.
+        self._breaker.set(State.CLOSED)
         # Only what has happened gets a series of its own.
+        self._up: Gauge | None = None
         self._ended: dict[Outcome, Counter] = {}
 
     def ended(self, outcome: Outcome) -> None:
@@ -318,15 +319,13 @@ class _Measures:
 
     def up(self, good: bool) -> None:
         """The upstream answered, or failed."""
-        if good is not self._up:
-            self._up = good
-            self._metrics.upstream_up.labels(*self._labels).set(good)
+        if self._up is None:
+            self._up = self._metrics.upstream_up.labels(*self._labels)
+        self._up.set(good)
 
     def breaker(self, state: State) -> None:
         """The breaker's state, now."""
-        if state is not self._state:
-            self._state = state
-            self._breaker.set(state)
+        self._breaker.set(state)
 
 
 class _Attempt:

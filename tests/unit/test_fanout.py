@@ -171,3 +171,20 @@ async def test_the_wait_for_actors_is_counted() -> None:
     assert waited.upstream_s == 2.0
     assert isinstance(items[-1][1], Ended)
     assert not isinstance(items[-1][1].error, GatewayError)
+
+
+async def test_the_wait_that_a_client_did_not_sit_out_is_not_the_gateways_own_time() -> None:
+    now = 0.0
+
+    async def silent() -> AsyncGenerator[Event]:
+        await asyncio.Event().wait()
+        yield Delta("a", "x", "0")
+
+    waited = Waited()
+    items = side_by_side([silent, silent], waited, lambda: now)
+    asking = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(0)
+    now = 5.0
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert waited.upstream_s == 5.0
