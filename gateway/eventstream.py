@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpVersion11, StreamWriter
 from prometheus_client import Counter
 
 from gateway.exchange import Exchange
@@ -65,7 +65,8 @@ class EventStream:
         # Only this knows how to write without waiting, which is waited for in one place below.
         self._writer = cast("StreamWriter", exchange.request.writer)
         self._response = web.StreamResponse(headers=head)
-        if close:
+        if close or exchange.request.version < HttpVersion11:
+            # Without chunks only the connection's end says where the stream ends.
             self._response.force_close()
         self._heartbeat_s = heartbeat_s
         self._counter = counter

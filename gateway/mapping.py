@@ -6,7 +6,7 @@ Does not know: in which order a run applies them, upstreams, who is calling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -107,16 +107,16 @@ class Mapper:
             raise self.bad_result(stage, f'the gateway adds "{min(reserved)}" itself')
         return fields
 
-    def events(self, event: Event) -> Iterator[Event] | None:
-        """What the route's ``event`` transform makes of an event; ``None``: it drops it."""
+    def events(self, event: Event) -> Sequence[Event]:
+        """What the route's ``event`` transform makes of an event; empty: it drops it."""
         transform = self._transforms.event
         if transform is None or isinstance(event, Frames):
-            return iter((event,))
+            return (event,)
         result = transform.evaluate(event_json(event).decode(), self.bindings)
         if result is None:
-            return None
+            return ()
         try:
-            return map(RawEvent, event_items(result))
+            return [RawEvent(item) for item in event_items(result)]
         except ValueError as error:
             raise self.bad_result("event", str(error)) from error
 

@@ -8,7 +8,7 @@ Does not know: HTTP, how a dialect writes anything down, how an actor comes by w
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -198,7 +198,7 @@ class Run:
                         actors[index].error = event.error
                         failed += 1
                         hopeless = len(actors) - failed < layer.needed
-                        if _is_ours(event.error) or (hopeless and not layer.goes_on):
+                        if not layer.goes_on and (hopeless or _is_ours(event.error)):
                             raise event.error
                     continue
                 match event:
@@ -253,11 +253,11 @@ class Run:
         ends_at = None if total_s is None else self.services.clock() + total_s
         return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s, key)
 
-    def _to_send(self, event: Event) -> Iterator[Event]:
+    def _to_send(self, event: Event) -> Sequence[Event]:
         """The event, or what the route's ``event`` transform makes of it."""
         items = self._mapper.events(event)
-        self._told = items is not None
-        return items or iter(())
+        self._told = bool(items)
+        return items
 
     def _started(self) -> LayerStarted:
         layer_id = self._layer_id
@@ -266,7 +266,8 @@ class Run:
     def failed(self, error: GatewayError) -> Failed:
         """The event that tells a stream's caller of ``error`` and ends the stream."""
         responses = self._responses()
-        if not any(response.errors for response in responses):
+        # A failure that the layer was to bear with does not stand for the one that ended the run.
+        if all(actor.error is not error for actor in self._actors):
             told = (ActorError(error.message, error.name),)
             if len(responses) == 1:
                 responses = (replace(responses[0], errors=told),)

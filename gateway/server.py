@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from math import ceil
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -445,7 +446,7 @@ class Gateway:
         if isinstance(error, MethodNotAllowed):
             headers[hdrs.ALLOW] = error.allowed
         if error.retry_after_s is not None:
-            headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+            headers[hdrs.RETRY_AFTER] = str(max(1, ceil(error.retry_after_s)))
         if error.status == 401:
             headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         body = _DIALECTS[exchange.dialect].render_error(error)
