@@ -24,11 +24,14 @@ from gateway.model import (
 )
 
 
+# A field that is null is absent: there are writers of JSON that leave none out.
+
+
 class _WireResponse(msgspec.Struct, rename="camel"):
     actor_id: str
     message: str | None = None
-    errors: list[Any] = []
-    info: list[Any] = []
+    errors: list[Any] | None = None
+    info: list[Any] | None = None
 
 
 class _WireEvent(msgspec.Struct, rename="camel"):
@@ -36,11 +39,11 @@ class _WireEvent(msgspec.Struct, rename="camel"):
     layer_id: str | int | None = None
     actor_id: str | None = None
     message: str | None = None
-    finished: bool = False
-    last_layer: bool = False
-    last: bool = False
+    finished: bool | None = None
+    last_layer: bool | None = None
+    last: bool | None = None
     execution_count: int | None = None
-    responses: list[_WireResponse] = []
+    responses: list[_WireResponse] | None = None
 
 
 _event_decoder = msgspec.json.Decoder(_WireEvent)
@@ -66,15 +69,15 @@ def parse_event(raw: bytes) -> Event:
             actor_id=wire.actor_id,
             message=wire.message or "",
             layer_id=layer_id,
-            finished=wire.finished,
-            last_layer=wire.last_layer,
+            finished=bool(wire.finished),
+            last_layer=bool(wire.last_layer),
             raw=raw,
         )
     if wire.type == "LAYER_RESPONSE":
         return LayerFinished(
             layer_id=layer_id,
-            responses=tuple(map(_response, wire.responses)),
-            last=wire.last,
+            responses=tuple(map(_response, wire.responses or ())),
+            last=bool(wire.last),
             execution_count=wire.execution_count,
             raw=raw,
         )
@@ -100,8 +103,8 @@ def _response(wire: _WireResponse) -> ActorResponse:
     return ActorResponse(
         actor_id=wire.actor_id,
         message=wire.message or "",
-        errors=tuple(map(_actor_error, wire.errors)),
-        info=tuple(wire.info),
+        errors=tuple(map(_actor_error, wire.errors or ())),
+        info=tuple(wire.info or ()),
     )
 
 

@@ -143,6 +143,24 @@ def test_missing_fields_stay_empty_and_numbers_become_layer_ids() -> None:
     assert (piece.layer_id, piece.message) == ("", "")
 
 
+def test_a_field_that_is_null_is_absent() -> None:
+    delta = parse_event(
+        b'{"type":"STREAMING_RESPONSE","actorId":"a","message":"x","layerId":"0","finished":null,'
+        b'"lastLayer":null,"responses":null}'
+    )
+    assert isinstance(delta, Delta)
+    assert (delta.finished, delta.last_layer) == (False, False)
+    done = parse_event(
+        b'{"type":"LAYER_RESPONSE","layerId":"0","last":null,"executionCount":null,"responses":'
+        b'[{"actorId":"a","message":"x","errors":null,"info":null}]}'
+    )
+    assert isinstance(done, LayerFinished)
+    assert (done.last, done.responses) == (False, (ActorResponse("a", "x"),))
+    nothing = parse_event(b'{"type":"LAYER_RESPONSE","layerId":"0","responses":null}')
+    assert isinstance(nothing, LayerFinished)
+    assert nothing.responses == ()
+
+
 def test_a_plain_answer_is_a_list_of_responses() -> None:
     text = (
         b'[{"actorId":"a","message":"Hi","info":[],"errors":["odd",{"message":"m"}]},'
