@@ -23,7 +23,6 @@ from gateway.model import (
     RawEvent,
 )
 
-
 # A field that is null is absent: there are writers of JSON that leave none out.
 
 
