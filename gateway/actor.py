@@ -70,12 +70,14 @@ class Part:
 class ActorRun:
     """One actor of one run. ``events`` runs it; afterwards the rest says what it came to.
 
-    ``error``: why it failed; ``observed``: its observation, once that has been made.
+    ``ended``: whether it has come to its end, and ``error``: why it failed; ``observed``: its
+    observation, once that has been made.
     """
 
     def __init__(self, actor: Actor, part: Part) -> None:
         self.actor = actor
         self.error: GatewayError | None = None
+        self.ended = False
         self.observed: bytes | None = None
         self._part = part
         asked = _Asked(actor, part).request
@@ -268,7 +270,7 @@ class _Attempt:
     def _add(self, text: str) -> None:
         """Keep a piece of its text, which is said once more when its layer is done."""
         limit = self._part.services.answer_bytes_max
-        self._text_bytes += len(text)
+        self._text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         if self._text_bytes > limit:
             raise UpstreamFailed(
                 f"upstream {self.target.guard.name}: its text is longer than answer_bytes_max "

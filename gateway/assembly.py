@@ -8,6 +8,7 @@ Does not know: sockets, signals, when one configuration takes the place of anoth
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import aiohttp
 
 from gateway.compiled import Make, assemble_transforms, compile_config
 from gateway.config import Config
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, GatewayError
 from gateway.guard import Guard
 from gateway.health import Health, Readiness, keep_asking
 from gateway.kept import Kept
@@ -81,6 +82,8 @@ class Assembly:
         self._random = Random()  # noqa: S311  it spreads load, it keeps no secret
         self._upstreams = Kept[_Attended](self._close_upstream)
         self._sandboxes = Kept[Sandbox](Sandbox.close)
+        #: In how many sites each pipeline is.
+        self._named: Counter[str] = Counter()
 
     async def assemble(self, config: Config) -> Site:
         """All that ``config`` asks for, ready to serve. One at a time.
@@ -105,16 +108,11 @@ class Assembly:
                 )
                 for name, section in config.upstreams.items()
             }
-            clients, own = [
-                await _lease(
-                    stack,
-                    self._sandboxes,
-                    tuple(sorted(settings.items())),
-                    partial(_start, settings),
-                )
-                for settings in _sandbox_settings(config)
-            ]
+            clients, own = await self._sandboxes_for(config, stack)
             guards = {name: each.guard for name, each in attended.items()}
+            names = tuple(config.pipelines)
+            self._named.update(names)
+            stack.callback(self._forget_pipelines, names)
             pipelines = {}
             for name, section in config.pipelines.items():
                 made = self._measured(name, config, transforms, own)
@@ -141,6 +139,28 @@ class Assembly:
                 close=stack.pop_all().aclose,
             )
 
+    async def _sandboxes_for(
+        self, config: Config, stack: AsyncExitStack
+    ) -> tuple[Sandbox, Sandbox]:
+        """The children for clients' expressions and for the configuration's own, which start side
+        by side: most of that is waiting for Python."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                clients, own = [
+                    group.create_task(
+                        _lease(
+                            stack,
+                            self._sandboxes,
+                            tuple(sorted(settings.items())),
+                            partial(_start, settings),
+                        )
+                    )
+                    for settings in _sandbox_settings(config)
+                ]
+        except* GatewayError as errors:
+            raise errors.exceptions[0] from None
+        return clients.result(), own.result()
+
     def _measured(
         self, pipeline: str, config: Config, transforms: dict[str, Transform], large: Sandbox
     ) -> Make[Measured]:
@@ -158,6 +178,14 @@ class Assembly:
             )
 
         return make
+
+    def _forget_pipelines(self, names: tuple[str, ...]) -> None:
+        """Undo what one site counts for."""
+        self._named.subtract(names)
+        for name in names:
+            if not self._named[name]:
+                del self._named[name]
+                self._metrics.forget(pipeline=name)
 
     async def _attend(self, name: str, section: UpstreamConfig, bounds: BoundsConfig) -> _Attended:
         upstream = _upstream(name, section, bounds, self._session)
@@ -181,7 +209,7 @@ class Assembly:
         labels = (gone.upstream.name, gone.upstream.kind)
         left = [(each.upstream.name, each.upstream.kind) for each in self._upstreams.things()]
         if labels not in left:
-            self._metrics.forget_upstream(*labels)
+            self._metrics.forget(upstream=labels[0], kind=labels[1])
 
 
 def _upstream(

@@ -41,6 +41,7 @@ class Flattened:
         self._voices: dict[str, _Voice] = {}  # the first is the one that is passed on
         self._done: set[str] = set()
         self._begun = False
+        self._half = ""
 
     def feed(self, event: Event) -> str:
         """The text to pass on now; ``""``: none."""
@@ -57,7 +58,18 @@ class Flattened:
                     voice.finished = True
             case _:  # an earlier layer, or one that begins
                 return ""
-        return self._advance()
+        return self._whole(self._advance(), last=isinstance(event, LayerFinished))
+
+    def _whole(self, text: str, *, last: bool) -> str:
+        """``text`` with the half of a character that was left over before it; one at its end waits
+        for the other half. A half that stays alone is none."""
+        if self._half or not text.isascii():
+            text = self._half + text
+            self._half = ""
+            if not last and "\ud800" <= text[-1:] <= "\udbff":
+                text, self._half = text[:-1], text[-1]
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text
 
     def _advance(self) -> str:
         passed_on = ""

@@ -397,10 +397,17 @@ class _Attempt:
             if self.watch.silent:
                 self._good(now)
             guard.saw(error)
+        elif isinstance(error, UpstreamTimeout) and not self._patient(now):
+            pass  # the upstream answers as it does everybody; this caller would not wait for it
         elif isinstance(error, UpstreamFailed | UpstreamTimeout) and self.watch.blames:
             guard.breaker.failed(self._turn, now)
             self._turn = _SPENT
             guard.saw(error)
+
+    def _patient(self, now: float) -> bool:
+        """Whether it was given as long as the upstream has taken of late, where that is known."""
+        usual_s = self._guard.latency.p95_s()
+        return not self.mute or usual_s is None or now - self._began >= usual_s
 
     def _good(self, now: float) -> None:
         self._turn = self._guard.breaker.answered(self._turn, now)

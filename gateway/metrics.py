@@ -18,6 +18,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 #: The label value for what has no name in the configuration. No pipeline can be called so.
 UNNAMED: Final = "-"
@@ -157,13 +158,10 @@ class Metrics:
             "gateway_transform_errors_total", "Evaluations that failed.", (*stage, "reason")
         )
 
-    def forget_upstream(self, upstream: str, kind: str) -> None:
-        """Show no longer how an upstream is that is not configured any more. What was counted of
-        it stays: counters do not go back."""
-        for state in (
-            self.upstream_up,
-            self.upstream_breaker,
-            self.upstream_running,
-            self.upstream_waiting,
-        ):
-            state.remove(upstream, kind)
+    def forget(self, **labels: str) -> None:
+        """Drop every series with these ``labels``: what they name is not configured any more.
+
+        Else each configuration that there ever was would stay in memory and in every scrape."""
+        for family in vars(self).values():
+            if isinstance(family, MetricWrapperBase) and labels.keys() <= set(family._labelnames):
+                family.remove_by_labels(labels)

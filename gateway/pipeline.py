@@ -86,17 +86,30 @@ class Run:
                 so to the caller has been yielded first.
         """
         sent = False
+        # What is last must not be followed by a failure: where an observation is to come, the end
+        # of the last layer waits until it has been made.
+        ending: list[Event] = []
         try:
             async with aclosing(self._events(dialect)) as events:
                 async for event in events:
+                    last = isinstance(event, LayerFinished) and event.last
+                    if dialect is Dialect.CAMBRION and (last or ending):
+                        ending.append(event)
+                        continue
                     for item in self._to_send(event):
                         sent = True
                         yield item
             failure = self._reported_failure()
+            ready = None
             if failure is None and dialect is Dialect.CAMBRION:
                 execution_id, observation = await self._observation()
-                transformed = await self._mapper.transformed(observation)
-                yield ObservationReady(transformed, execution_id)
+                ready = ObservationReady(await self._mapper.transformed(observation), execution_id)
+            for event in ending:
+                for item in self._to_send(event):
+                    sent = True
+                    yield item
+            if ready is not None:
+                yield ready
         except GatewayError as error:
             if sent:
                 yield self.failed(error)
@@ -194,6 +207,7 @@ class Run:
         async with aclosing(stream) as items:
             async for index, event in items:
                 if isinstance(event, Ended):
+                    actors[index].ended = True
                     if event.error is not None:
                         actors[index].error = event.error
                         failed += 1
@@ -265,15 +279,19 @@ class Run:
 
     def failed(self, error: GatewayError) -> Failed:
         """The event that tells a stream's caller of ``error`` and ends the stream."""
-        responses = self._responses()
-        # A failure that the layer was to bear with does not stand for the one that ended the run.
+        told = (ActorError(error.message, error.name),)
+        responses = list(self._responses())
+        # A failure that the layer was to bear with does not stand for the one that ended the run,
+        # which is that of every actor whose work it cut short.
         if all(actor.error is not error for actor in self._actors):
-            told = (ActorError(error.message, error.name),)
-            if len(responses) == 1:
-                responses = (replace(responses[0], errors=told),)
-            else:
-                responses = (*responses, ActorResponse(self.route.name, "", told))
-        return Failed(self._current_layer(), responses)
+            cut = [n for n, actor in enumerate(self._actors) if not actor.ended]
+            if not cut and len(responses) == 1:
+                cut = [0]
+            for number in cut:
+                responses[number] = replace(responses[number], errors=told)
+            if not cut:  # all had said what they had to say
+                responses.append(ActorResponse(self.route.name, "", told))
+        return Failed(self._current_layer(), tuple(responses))
 
     def _current_layer(self) -> str:
         """The layer that runs now. Frames that were passed on unread are looked into only here."""

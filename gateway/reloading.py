@@ -173,7 +173,10 @@ class Reloader:
 
     async def _retire(self, site: Site, its_hash: str, lived_s: float) -> None:
         began = self._clock()
-        await site.retire()
+        try:
+            await site.retire()
+        except Exception:  # noqa: BLE001  nobody waits for it who could do better
+            logs.events.exception("closing what an earlier configuration held failed")
         fields = {
             "hash": its_hash,
             "live_s": round(lived_s, 3),

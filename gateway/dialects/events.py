@@ -6,6 +6,7 @@ Does not know: how events are framed (``sse``), nor who sends or receives them.
 
 from __future__ import annotations
 
+import json
 from typing import Any, assert_never
 
 import msgspec
@@ -51,13 +52,14 @@ _encode = msgspec.json.encode
 
 
 def parse_event(raw: bytes) -> Event:
-    """One event's JSON text as an ``Event`` that keeps the text in ``raw``.
+    """One event's JSON text as an ``Event`` that keeps the text in ``raw``. A message may begin or
+    end with half of a surrogate pair.
 
     Raises:
         ValueError: not JSON, or not of the form its type has.
     """
     try:
-        wire = _event_decoder.decode(raw)
+        wire = _decoded(raw)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     layer_id = "" if wire.layer_id is None else str(wire.layer_id)
@@ -88,6 +90,19 @@ def parse_event(raw: bytes) -> Event:
             raw=raw,
         )
     return RawEvent(raw)
+
+
+def _decoded(raw: bytes) -> _WireEvent:
+    try:
+        return _event_decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if b"\\u" not in raw:
+            raise
+    # Who cuts text into pieces may cut in two what JSON escapes as two: each half is no character,
+    # and only together they are decoded by the rules.
+    return msgspec.convert(json.loads(raw), _WireEvent)
 
 
 def parse_responses(raw: bytes) -> tuple[ActorResponse, ...]:

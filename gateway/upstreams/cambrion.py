@@ -89,7 +89,8 @@ class CambrionUpstream:
             return
 
     async def close(self) -> None:
-        """Nothing is held: connections belong to the shared session."""
+        """See ``Upstream.close``."""
+        await self._api.close()
 
 
 def _body(call: Call) -> Body:

@@ -119,6 +119,7 @@ class HttpApi:
         self.name = name
         self.url = url.rstrip("/")
         self._session = session
+        self._unkept: aiohttp.ClientSession | None = None
         self._key = key
         self._headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         if key is not None:
@@ -172,27 +173,49 @@ class HttpApi:
         connect_s: float,
     ) -> aiohttp.ClientResponse:
         """Send the request. Where a connection that had been kept open turns out, soon, to be
-        closed, and nothing of an answer has arrived, it is sent once more, on another one."""
+        closed, and nothing of an answer has arrived, it is sent once more, on a new one: where one
+        has gone stale, others may have, too."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, connect=connect_s)
         clock = asyncio.get_running_loop().time
-        retried = False
-        while True:
-            connection, began = Connection(), clock()
-            try:
-                return await self._session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=None if body is None else _paced(body.pieces()),
-                    timeout=timeout,
-                    allow_redirects=False,
-                    trace_request_ctx=connection,
-                )
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                stale = connection.reused and not isinstance(error, aiohttp.ClientConnectorError)
-                if retried or not stale or clock() - began > _STALE_S:
-                    raise
-                retried = True
+
+        async def send(
+            session: aiohttp.ClientSession, connection: Connection
+        ) -> aiohttp.ClientResponse:
+            return await session.request(
+                method,
+                url,
+                headers=headers,
+                data=None if body is None else _paced(body.pieces()),
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=connection,
+            )
+
+        connection, began = Connection(), clock()
+        try:
+            return await send(self._session, connection)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            stale = connection.reused and not isinstance(error, aiohttp.ClientConnectorError)
+            if not stale or clock() - began > _STALE_S:
+                raise
+        return await send(self._new_connections(), Connection())
+
+    def _new_connections(self) -> aiohttp.ClientSession:
+        """A client that uses no connection twice."""
+        if self._unkept is None:
+            self._unkept = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                read_bufsize=64 * 1024,
+            )
+        return self._unkept
+
+    async def close(self) -> None:
+        """Close what is not the shared session's."""
+        if self._unkept is not None:
+            await self._unkept.close()
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole answer, inflated, of at most ``answer_bytes_max`` bytes."""

@@ -119,7 +119,8 @@ class PupauUpstream:
                 raise
 
     async def close(self) -> None:
-        """Nothing is held: connections belong to the shared session."""
+        """See ``Upstream.close``."""
+        await self._api.close()
 
 
 async def _rest(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -328,10 +328,10 @@ async def test_a_kept_connection_that_went_stale_costs_the_caller_nothing() -> N
             path = "/v1/pipelines/doc/executeSync"
             async with session.post(path, json={"text": "x"}) as response:
                 assert response.status == 200
-        assert len(far.seen) == 11
+        assert len(far.seen) == 9
 
 
-async def test_a_request_is_sent_twice_at_the_most() -> None:
+async def test_where_all_kept_connections_went_stale_a_new_one_is_made() -> None:
     requests: dict[object, int] = {}
 
     async def script(seen: Seen, peer: Peer) -> None:
@@ -349,8 +349,23 @@ async def test_a_request_is_sent_twice_at_the_most() -> None:
 
     async with running(script) as (far, session):
         assert await asyncio.gather(*(ask(session) for _ in range(4))) == [200] * 4
-        assert await ask(session) == 502  # all four have gone stale; two of them are tried
+        assert await ask(session) == 200  # all four have gone stale, and one of them was tried
         assert len(far.seen) == 6
+
+
+async def test_a_request_is_sent_twice_at_the_most() -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        if len(far.seen) == 1:
+            await good(seen, peer)
+        else:
+            peer.cut()
+
+    async with running(script) as (far, session):
+        path = "/v1/pipelines/doc/executeSync"
+        for status, sent in ((200, 1), (502, 3)):
+            async with session.post(path, json={"text": "x"}) as response:
+                assert response.status == status
+            assert len(far.seen) == sent
 
 
 async def test_headers_of_the_upstreams_connection_go_no_further() -> None:

@@ -427,6 +427,41 @@ async def test_a_remote_pipeline_of_many_actors_is_one_actors_text() -> None:
     assert check_stream(events) == {"a": "one more\n\ntwo", "b": "other"}
 
 
+@pytest.mark.parametrize("pipeline", ["two", "alone"])
+async def test_a_character_that_a_remote_cuts_in_two_arrives_whole(pipeline: str) -> None:
+    config = CONFIG + "  alone: {{upstream: left}}\n"
+    async with (
+        remote(speaking("Hi \ud83d", "\ude00!")) as left,
+        remote(speaking("other")) as right,
+        gateway(config.format(left=left.url, right=right.url, docs=right.url)) as base,
+    ):
+        events = await stream(base, pipeline, "cambrion")
+    contents = events[-1]["observation"]["mediaContents"]
+    assert contents[0]["rawText"] == "Hi 😀!"
+
+
+async def test_an_observation_that_cannot_be_made_is_the_only_end() -> None:
+    config = (
+        CONFIG
+        + """
+  odd:
+    layers: [[{{actor: a, upstream: left}}, {{actor: odd, upstream: right}}]]
+    transform: {{observation: '$error("no")'}}
+"""
+    )
+    async with (
+        remote(speaking("x")) as left,
+        remote(speaking("y")) as right,
+        gateway(config.format(left=left.url, right=right.url, docs=right.url)) as base,
+    ):
+        events = await stream(base, "odd", "cambrion")
+    ends = [event for event in events if event["type"] == "LAYER_RESPONSE"]
+    assert len(ends) == 1
+    assert ends[0]["last"] is True
+    assert [response["message"] for response in ends[0]["responses"]][:2] == ["x", "y"]
+    assert [e["name"] for r in ends[0]["responses"] for e in r["errors"]] == ["TransformFailed"]
+
+
 async def test_a_remote_actor_that_reports_a_failure_fails() -> None:
     error = {"message": "Invalid PDF structure.", "name": "InvalidPDFException"}
 

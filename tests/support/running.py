@@ -26,6 +26,8 @@ async def gateway(config: str, *, files: dict[str, str] | None = None) -> AsyncI
         text = textwrap.dedent(config)
         if "server:" not in text:
             text = "server: {port: 0}\n" + text
+        if "\ntransforms:" not in text:  # one child is enough, and two take longer to start
+            text = "transforms: {client: {processes: 1}}\n" + text
         path.write_text(text)
         for name, content in (files or {}).items():
             file = Path(folder, "transforms", name)

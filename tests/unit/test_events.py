@@ -84,6 +84,16 @@ def test_an_event_of_an_unknown_type_is_passed_on() -> None:
     assert event_json(RawEvent(text)) == text
 
 
+def test_a_piece_may_end_with_half_of_a_character() -> None:
+    half = b'{"type":"STREAMING_RESPONSE","actorId":"a","message":"\\ud83d","layerId":"0"}'
+    event = parse_event(half)
+    assert isinstance(event, Delta)
+    assert event.message == "\ud83d"
+    assert event_json(event) == half
+    with pytest.raises(ValueError, match="line 1"):
+        parse_event(half[:-1])
+
+
 def test_a_failure_is_the_last_layer_response_with_the_texts_so_far() -> None:
     error = ActorError("gone", "UpstreamFailed")
     failed = Failed("0", (ActorResponse("chat", "Hel", (error,)), ActorResponse("ocr", "12.50")))

@@ -57,6 +57,20 @@ CASES: dict[str, tuple[list[Event], list[str]]] = {
         [piece("a", "", finished=True), piece("b", "x"), end(("a", ""), ("b", "x"))],
         ["", "x", ""],
     ),
+    "a character that was cut in two is put together": (
+        [
+            piece("a", "Hi \ud83d"),
+            piece("a", "\ude00!"),
+            piece("a", "\ud83d"),
+            piece("a", "\ude00"),
+            end(("a", "Hi 😀!😀")),
+        ],
+        ["Hi ", "😀!", "", "😀", ""],
+    ),
+    "half a character that stays alone is none": (
+        [piece("a", "1\ud83d"), piece("a", "2\ude00"), piece("a", "\ud83d"), end(("a", ""))],
+        ["1", "\ufffd2\ufffd", "", "\ufffd"],
+    ),
     "a piece after an actor's last one is not its text": (
         [piece("a", "1", finished=True), piece("a", "2"), end(("a", "1"))],
         ["1", "", ""],

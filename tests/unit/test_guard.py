@@ -99,6 +99,20 @@ async def test_the_caller_may_take_longer_than_the_limits() -> None:
     assert taken == [piece("a"), piece("b"), piece("c")]
 
 
+async def test_an_upstream_does_not_fail_for_a_caller_who_waits_less_than_it_usually_takes() -> (
+    None
+):
+    it = Guarded(FakeUpstream([0.02, piece("a")]), breaker={"failures": 1})
+    for _ in range(20):
+        await read(it)
+    await refused(it, Deadlines(0.002, 9), UpstreamTimeout)
+    assert it.count("breaker") == 0
+    assert it.guard.answers is True
+    it.upstream.scripts = [[FOREVER]]
+    await refused(it, Deadlines(0.2, 9), UpstreamTimeout)
+    assert it.count("breaker") == 2
+
+
 async def test_a_little_time_left_by_others_is_no_fault_of_the_upstream() -> None:
     it = Guarded(FakeUpstream([FOREVER]), breaker={"failures": 1})
     await refused(it, Deadlines(9, 9, it.clock() + 0.01, 30), UpstreamTimeout)
