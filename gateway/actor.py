@@ -200,7 +200,7 @@ class _Attempt:
         part, guard = self._part, self.target.guard
         call = await self._call()
         flattened = Flattened() if guard.upstream.layered and not self.relays else None
-        async with aclosing(guard.stream(call, part.deadlines, fate)) as events:
+        async with aclosing(guard.stream(call, self._deadlines(), fate)) as events:
             async for event in events:
                 try:
                     if flattened is not None:
@@ -224,6 +224,15 @@ class _Attempt:
             message = await part.mapper.message(self.ready.observation, final=part.route.plain)
             self._add(message)
             yield self._piece(message, finished=True)
+
+    def _deadlines(self) -> Deadlines:
+        """The run's limits. Where there are other upstreams to go on to, one that says nothing is
+        left after ``first_event_s`` also where the call is not streamed."""
+        deadlines = self._part.deadlines
+        first_event_s = self._part.route.config.timeouts.first_event_s
+        if len(self._actor.targets) == 1 or deadlines.first_event_s == first_event_s:
+            return deadlines
+        return replace(deadlines, first_event_s=first_event_s)
 
     async def _call(self) -> Call:
         part, target = self._part, self.target

@@ -132,6 +132,18 @@ async def test_fallback_leaves_an_upstream_that_stalls() -> None:
         await asyncio.wait_for(remotes[0].seen[0].gone.wait(), 1)
 
 
+async def test_fallback_leaves_an_upstream_that_stalls_in_a_call_that_is_not_streamed() -> None:
+    async def mute(seen: Seen, peer: Peer) -> None:
+        await seen.gone.wait()
+
+    actor = "upstreams: [u0, u1], timeouts: {first_event_s: 0.3, total_s: 20}"
+    async with pipeline(actor, mute, saying("fine")) as (session, remotes):
+        async with session.post("/pipelines/p/queries", json=QUERY) as answer:
+            (response,) = await answer.json()
+        assert response["message"] == "fine"
+        await asyncio.wait_for(remotes[0].seen[0].gone.wait(), 1)
+
+
 async def test_a_rejection_of_the_request_is_an_answer_that_nobody_else_is_asked_for() -> None:
     rejecting = answering(b'{"message":"bad pdf"}', "400 Bad")
     async with pipeline("upstreams: [u0, u1]", rejecting, saying("x")) as (session, remotes):
