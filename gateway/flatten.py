@@ -11,18 +11,12 @@ Does not know: where the events come from, or how long the text may get.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.model import ActorResponse, Delta, Event, LayerFinished
+from gateway.model import Delta, Event, LayerFinished
 
 SEPARATOR: Final = "\n\n"
-
-
-def joined(responses: Iterable[ActorResponse]) -> str:
-    """The text of a whole answer: the messages of its actors."""
-    return SEPARATOR.join(each.message for each in responses if each.message)
 
 
 @dataclass(slots=True)

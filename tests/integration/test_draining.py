@@ -285,11 +285,11 @@ async def test_a_client_that_goes_on_reading_gets_the_end_of_a_flood() -> None:
         client(end.base) as session,
         session.post(path, json=body, headers=headers) as response,
     ):
-        reading = asyncio.create_task(read_events(response))
+        reading = asyncio.create_task(response.text())  # parsed later: a busy client reads less
         await asyncio.sleep(0.2)
         await end.gateway.drain(0.05)
-        events = await reading
-    assert events[-1]["responses"][0]["errors"][0]["name"] == "ShuttingDown"
+        last = (await reading).strip().rsplit("\n\n", 1)[1].removeprefix("data: ")
+    assert json.loads(last)["responses"][0]["errors"][0]["name"] == "ShuttingDown"
 
 
 async def test_a_cut_waits_for_nobody_but_says_what_can_be_said() -> None:

@@ -209,7 +209,7 @@ async def test_pings_come_while_the_observation_is_computed() -> None:
         async with session.post(path, json={"text": "x"}, headers=headers) as response:
             text = await response.text()
     assert events_of(text)[-1]["observation"] == 300_000
-    assert PING in text[text.index("LAYER_RESPONSE") : text.index("OBSERVATION")]
+    assert PING in text[text.index("LAYER_MESSAGE") : text.index("LAYER_RESPONSE")]
 
 
 async def test_a_client_of_http_1_0_is_pinged_without_chunks() -> None:
