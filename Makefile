@@ -15,7 +15,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
 	then echo "$$name"; break; fi; done)
 
-.PHONY: help setup demo test check format bench lock clean distclean
+.PHONY: help setup demo test check format bench soak steady lock clean distclean
 
 help: ## Print this list
 	@printf 'Targets:\n'
@@ -63,6 +63,12 @@ format: $(STAMP) ## Put the code into the project's format
 
 bench: $(STAMP) ## Measure the gateway (see tests/bench)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(STAMP) ## Run 20,000 streams, half of them given up, and see what the gateway keeps of them
+	$(BIN)/python -m tests.bench.soak $(ARGS)
+
+steady: $(STAMP) ## Measure how quickly refusals are answered, and whether streams notice
+	$(BIN)/python -m tests.bench.steady
 
 lock: ## Resolve the newest allowed versions and write them to constraints.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }

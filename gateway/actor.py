@@ -154,8 +154,8 @@ class ActorRun:
 class _Asked:
     """What an actor is asked, whichever upstream it then runs on.
 
-    Apart from ``ActorRun``, so that nothing refers back to that: a run that ties a knot keeps the
-    compiled expressions of its route until the garbage collector finds it, on whatever thread.
+    Apart from ``ActorRun``, so that nothing refers back to that: a run that ties a knot stays in
+    memory until the garbage collector finds it.
     """
 
     def __init__(self, actor: Actor, part: Part) -> None:

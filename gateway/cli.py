@@ -259,10 +259,14 @@ def _show_routes(config: Config) -> None:
         if not pipeline.layers:
             rows.append((name, *_place(name, pipeline, config), own))
         for number, layer in enumerate(pipeline.layers):
+            terms = f" ({layer.on_error}, need {layer.needed})" if layer.lenient else ""
             for actor in layer.actors:
                 # Said once, beside the first actor: they belong to the whole pipeline.
-                what = f"{name}, layer {number}: {actor.actor}"
-                rows.append((what, *_place(actor.actor, actor, config), own))
+                stages = [own] if own else []
+                if actor.transform.request is not None:
+                    stages.append("request of the actor")
+                what = f"{name}, layer {number}{terms}: {actor.actor}"
+                rows.append((what, *_place(actor.actor, actor, config), ", ".join(stages)))
                 own = ""
     heads = ("pipeline", "upstream", "its name there", "transforms")
     if not sys.stdout.isatty():

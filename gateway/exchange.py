@@ -7,6 +7,7 @@ Does not know: how it is answered.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class Exchange:
     response_bytes: int = 0
     events: int = 0
     first_event_s: float | None = None
+    actors_failed: Mapping[str, Code] = field(default_factory=dict)
     waited: Waited = field(default_factory=Waited)
     _ending: GatewayError | None = None
 
@@ -97,10 +99,12 @@ class Exchange:
         if self.first_event_s is not None:
             fields["first_event_s"] = round(self.first_event_s, 6)
             fields["events"] = self.events
+        if self.actors_failed:
+            fields["actors_failed"] = dict(self.actors_failed)
         if self.code is not None:
             fields["code"] = self.code
             # A rejection's message may quote the request; the others speak of upstreams.
-            if self.outcome is not Outcome.REJECTED:
+            if self.outcome is not Outcome.REJECTED or self.code is Code.OVERLOADED:
                 fields["error"] = self.message
         elif self.outlet.dropped is not None:
             fields["error"] = self.outlet.dropped

@@ -16,6 +16,7 @@ from typing import Final, TypeVar, cast
 
 from prometheus_client import Counter, Gauge
 
+from gateway import logs
 from gateway.admission import Admission, Refused
 from gateway.breaker import Breaker, State, Turn
 from gateway.budget import CallBudget, RetryBudget, backoff
@@ -86,6 +87,7 @@ class Guard:
         self._budget = RetryBudget(section.retries.budget)
         self.latency = Latency()
         self._shunned_until = float("-inf")
+        self._left_alone = False
         self.measures = _Measures(metrics, upstream)
 
     async def stream(self, call: Call, deadlines: Deadlines, fate: Fate) -> AsyncGenerator[Event]:
@@ -216,6 +218,23 @@ class Guard:
         if not good:
             self._shunned_until = self.clock() + self._rest_s
         self.measures.up(good)
+
+    def show_breaker(self, error: BaseException | None) -> None:
+        """Show the breaker's state; where it has just opened or closed, the log says so, and
+        ``error`` is what opened it."""
+        state = self.breaker.state
+        self.measures.breaker(state)
+        if (state is not State.CLOSED) is self._left_alone:
+            return
+        self._left_alone = not self._left_alone
+        fields: dict[str, object] = {"upstream": self.name}
+        if self._left_alone:
+            fields |= {"open_s": self._rest_s, "error": getattr(error, "message", None)}
+            logs.events.warning(
+                "upstream left alone: it failed too often", extra={"fields": fields}
+            )
+        else:
+            logs.events.info("upstream answers again", extra={"fields": fields})
 
     async def _admitted(self, deadlines: Deadlines, by: float) -> Turn:
         """Leave of the breaker, and a slot; waits for one until ``by`` at most."""
@@ -348,7 +367,7 @@ class _Attempt:
         self.mute = True
         self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
         guard.measures.running.inc()
-        guard.measures.breaker(guard.breaker.state)
+        guard.show_breaker(None)
 
     def heard(self, event: Event) -> None:
         """An event came, and no content yet. Any sign shows that the upstream lives, but only an
@@ -359,6 +378,7 @@ class _Attempt:
             self.watch.silent = False
             guard.measures.first_event.observe(now - self._began)
             self._good(now)
+            guard.show_breaker(None)
             guard.saw(None)
         if is_content(event):
             self.mute = False
@@ -385,7 +405,7 @@ class _Attempt:
         if self.mute and outcome in _GIVEN_UP:
             guard.latency.note_at_least(now - self._began, now)
         guard.breaker.gave_back(self._turn, now)
-        guard.measures.breaker(guard.breaker.state)
+        guard.show_breaker(error)
         guard.measures.ended(outcome)
         guard.measures.duration.observe(now - self._began)
         guard.measures.running.dec()

@@ -137,6 +137,11 @@ class Metrics:
             "Which upstream an actor's content was taken from, where it names several.",
             ("pipeline", "actor", "upstream"),
         )
+        self.actor_failures = counter(
+            "gateway_actor_failures_total",
+            "Actors of pipelines of layers that failed, whether the run went on or not.",
+            ("pipeline", "actor", "code"),
+        )
         self.config_loaded = gauge(
             "gateway_config_loaded_timestamp_seconds",
             "When the configuration that is live now was loaded, Unix time.",

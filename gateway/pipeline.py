@@ -56,6 +56,8 @@ class Run:
     mode: Mode
     services: Services
     waited: Waited = field(default_factory=Waited)
+    #: Which actors of a pipeline of layers have failed, and with which code.
+    actors_failed: dict[str, Code] = field(default_factory=dict)
     _mapper: Mapper = field(init=False)
     _deadlines: Deadlines = field(init=False)
     _actors: list[ActorRun] = field(default_factory=list)  # of the layer that runs
@@ -211,8 +213,8 @@ class Run:
                     if event.error is not None:
                         actors[index].error = event.error
                         failed += 1
-                        hopeless = len(actors) - failed < layer.needed
-                        if not layer.goes_on and (hopeless or _is_ours(event.error)):
+                        self._note_failure(actors[index], event.error)
+                        if not layer.goes_on and len(actors) - failed < layer.needed:
                             raise event.error
                     continue
                 match event:
@@ -248,6 +250,13 @@ class Run:
                 "observations": observations,
             }
         )
+
+    def _note_failure(self, actor: ActorRun, error: GatewayError) -> None:
+        """A run may go on without an actor; that it failed must be seen all the same."""
+        if not self.route.plain:
+            name = actor.actor.name
+            self.actors_failed[name] = error.code
+            self.services.metrics.actor_failures.labels(self.route.name, name, error.code).inc()
 
     def _responses(self) -> tuple[ActorResponse, ...]:
         """What the actors of the current layer have said, in the order of the configuration."""
@@ -380,8 +389,3 @@ class Run:
             raise
         finally:
             metrics.transform_duration.labels(self.route.name, "client").observe(clock() - began)
-
-
-def _is_ours(error: GatewayError) -> bool:
-    """Whether no other actor could help: the request or the configuration is at fault."""
-    return isinstance(error, RequestRejected | TransformFailed)

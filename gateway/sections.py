@@ -368,7 +368,8 @@ class TransformConfig(Section):
     )
     observation: Jsonata | None = Field(
         default=None,
-        description="Sees the finished observation; its result takes that one's place.",
+        description="Sees the finished observation; its result takes that one's place (in the "
+        "message for a Pupau caller only where there are no layers).",
     )
 
 
@@ -403,7 +404,11 @@ class TimeoutsConfig(Section):
         default=5.0, gt=0, le=DAY_S, description="Seconds to get a connection to the upstream."
     )
     first_event_s: float = Field(
-        default=60.0, gt=0, le=DAY_S, description="Seconds from the call to its first event."
+        default=60.0,
+        gt=0,
+        le=DAY_S,
+        description="Seconds from the call to its first event. Where an actor "
+        "has several upstreams it should leave the next one time within the total.",
     )
     idle_s: float = Field(default=60.0, gt=0, le=DAY_S, description="Seconds between two events.")
     total_s: float | None = Field(
@@ -433,7 +438,10 @@ class TargetConfig(Section):
         description="Its name for what is run. Absent: the actor's pipeline.",
     )
     weight: float = Field(
-        default=1.0, ge=0, le=1_000_000, description="Its share of calls under policy weighted."
+        default=1.0,
+        ge=0,
+        le=1_000_000,
+        description="Its share of calls under policy weighted; 0: only where the others fail.",
     )
     inputs: dict[str, Jsonata] = Field(
         default_factory=dict, description="As below; absent: the actor's inputs."
@@ -459,7 +467,7 @@ class ActorSection(Section):
         gt=0,
         le=DAY_S,
         description="Policy hedge: seconds without content before the next is started. Absent: the "
-        "live p95 of the upstream.",
+        "live p95 of the upstream over all its pipelines; 1 until 20 calls are known.",
     )
     sticky: Jsonata | None = Field(
         default=None,
@@ -536,6 +544,11 @@ class LayerConfig(Section):
         description="How many actors must succeed: all, any, or a number. Absent: all with fail, "
         "any with continue.",
     )
+
+    @property
+    def lenient(self) -> bool:
+        """Whether the run may go on without one of the actors."""
+        return self.on_error == "continue" or self.needed < len(self.actors)
 
     @property
     def needed(self) -> int:

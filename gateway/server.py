@@ -205,6 +205,7 @@ class Gateway:
         origin = self._origin(exchange, target, caller, stream)
         request = await _parse(cambrion.parse_request, origin, body)
         run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
+        exchange.actors_failed = run.actors_failed
         if stream:
             return await self._stream(exchange, run)
         result = await run.call(Dialect.CAMBRION)
@@ -245,6 +246,7 @@ class Gateway:
             exchange.site.services,
             exchange.waited,
         )
+        exchange.actors_failed = run.actors_failed
         if stream:
             return await self._stream(exchange, run)
         result = await run.call(Dialect.PUPAU)

@@ -51,7 +51,5 @@ class Site:
 
     async def shut(self) -> None:
         """Close it whoever uses it."""
-        # Compiled expressions may only be let go of by the thread that made them: let go of here,
-        # they are not left to a garbage collection that runs wherever it happens to.
         self.routes.clear()
         await self.close()

@@ -476,6 +476,12 @@ async def test_a_remote_actor_that_reports_a_failure_fails() -> None:
         gateway(CONFIG.format(left=left.url, right=right.url, docs=right.url)) as base,
     ):
         events = await stream(base, "lenient")
+        async with client(base) as session, session.get("/metrics") as response:
+            shown = await response.text()
+    failures = (
+        'gateway_actor_failures_total{actor="a",code="upstream_failed",pipeline="lenient"} 1.0'
+    )
+    assert failures in shown
     (reported,) = events[-1]["responses"][0]["errors"]
     assert "Invalid PDF structure." in reported["message"]
     assert "left" in reported["message"]
@@ -502,6 +508,24 @@ async def test_what_a_transform_does_wrong_names_its_actor() -> None:
         assert len(left.seen) == 1
     assert message.startswith("pipeline p, request transform of actor odd: its result does not fit")
     assert "request" in message
+
+
+async def test_a_layer_that_needs_only_one_bears_with_another_actors_transform() -> None:
+    config = """
+    upstreams: {{left: {{kind: pupau, url: "{left}"}}}}
+    pipelines:
+      p:
+        layers:
+          - need: any
+            actors:
+              - {{actor: odd, upstream: left, transform: {{request: '$error("no")'}}}}
+              - {{actor: fine, upstream: left}}
+    """
+    async with remote(speaking("x")) as left, gateway(config.format(left=left.url)) as base:
+        events = await stream(base, "p")
+    odd, fine = events[-1]["responses"]
+    assert odd["errors"][0]["name"] == "TransformFailed"
+    assert (fine["message"], fine["errors"]) == ("x", [])
 
 
 async def test_the_whole_view_may_come_back_from_an_actors_transform() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -234,7 +235,10 @@ async def test_the_least_busy_of_two_is_taken() -> None:
         assert len(remotes[1].seen) >= 10
 
 
-async def test_an_open_breaker_answers_without_a_call_until_a_probe_succeeds() -> None:
+async def test_an_open_breaker_answers_without_a_call_until_a_probe_succeeds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     healthy = asyncio.Event()
 
     async def script(seen: Seen, peer: Peer) -> None:
@@ -261,6 +265,9 @@ async def test_an_open_breaker_answers_without_a_call_until_a_probe_succeeds() -
         await asyncio.sleep(0.45)
         assert check_stream(await streamed(session)) == {"r": "back"}
         assert await metric(session, "gateway_upstream_breaker") == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("upstream left alone: it failed too often") == 1
+    assert said.count("upstream answers again") == 1
 
 
 async def test_a_full_queue_refuses_and_what_was_admitted_goes_on() -> None:

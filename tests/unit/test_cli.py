@@ -183,13 +183,16 @@ def test_check_lists_the_actors_of_layers_and_where_they_run(run: Run, config: P
         "      - [{actor: ocr, upstream: gpu}]\n"
         "      - - {actor: sum, upstreams: [api, gpu], policy: hedge, pipeline: '77'}\n"
         "        - {actor: check, upstream: api}\n"
+        "      - on_error: continue\n"
+        "        actors: [{actor: last, upstream: api, transform: {request: '{}'}}]\n"
     )
     code, out, err = run("check", "--config", str(config))
     assert (code, err) == (0, "")
-    assert out.splitlines()[2:5] == [
+    assert out.splitlines()[2:6] == [
         "both, layer 0: ocr\tgpu (triton)\tocr\tevent",
         "both, layer 1: sum\tapi (pupau), gpu (triton) by hedge\t77",
         "both, layer 1: check\tapi (pupau)\tcheck",
+        "both, layer 2 (continue, need 1): last\tapi (pupau)\tlast\trequest of the actor",
     ]
 
 
