@@ -26,7 +26,8 @@ from gateway.errors import ConfigError, GatewayError, TransformFailed
 if TYPE_CHECKING:
     from gateway.calling import Question
     from gateway.config import Config
-    from gateway.sections import ActorSection, TransformsConfig
+    from gateway.pipeline_sections import ActorSection
+    from gateway.sections import TransformsConfig
     from gateway.yamltext import Files
 
 FAILED: Final = 1

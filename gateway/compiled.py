@@ -14,7 +14,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.config import Config, default_mapping
 from gateway.errors import ConfigError, TransformFailed
-from gateway.sections import ActorSection, MappingsConfig, PipelineConfig, TransformsConfig
+from gateway.pipeline_sections import ActorSection, MappingsConfig, PipelineConfig
+from gateway.sections import TransformsConfig
 from gateway.transform import Bounds, Transform, compile_expression
 from gateway.values import Expression
 

@@ -1,9 +1,9 @@
 """The configuration: one YAML file, parsed, validated, and explained where it is wrong.
 
 Owns: the file as a whole, and the order in which it is read and checked.
-Does not know: which keys a section has (``sections``), how YAML is read (``yamltext``), what one
-value accepts (``values``), what keys say of each other (``crossrefs``), how a problem is worded
-(``explain``), how anything is run with it.
+Does not know: which keys a section has (``sections``, ``pipeline_sections``), how YAML is read
+(``yamltext``), what one value accepts (``values``), what keys say of each other (``crossrefs``), how
+a problem is worded (``explain``), how anything is run with it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError
 
 from gateway import crossrefs, explain, shape, yamltext
 from gateway.errors import ConfigError
+from gateway.pipeline_sections import PipelineConfig
 from gateway.sections import (
     BoundsConfig,
     KeyConfig,
-    PipelineConfig,
     Section,
     ServerConfig,
     TransformsConfig,

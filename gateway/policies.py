@@ -26,7 +26,7 @@ from gateway.errors import (
 )
 from gateway.guard import Fate, Guard
 from gateway.model import Event, Frames, LayerFinished, is_content
-from gateway.sections import Policy
+from gateway.pipeline_sections import Policy
 from gateway.tasks import all_done
 
 #: Policy hedge waits so many seconds while too little is known of the upstream's latency.

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.compiled import CompiledActor, CompiledPipeline
 from gateway.guard import Guard
 from gateway.measured import Measured
-from gateway.sections import ActorSection, PipelineConfig, Policy
+from gateway.pipeline_sections import ActorSection, PipelineConfig, Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from gateway.model import (
     Event,
     LayerStarted,
 )
+from gateway.pipeline_sections import Policy
 from gateway.policies import Candidate, take
-from gateway.sections import Policy
 from tests.support.fakes import CALL, FakeUpstream, Guarded, Script, leftovers, piece
 
 POLICIES = [Policy.FALLBACK, Policy.RACE, Policy.HEDGE, Policy.WEIGHTED, Policy.LEAST_BUSY]

@@ -18,7 +18,8 @@ from gateway.compiled import (
 )
 from gateway.config import Config, load
 from gateway.errors import ConfigError
-from gateway.sections import MappingsConfig, TransformsConfig
+from gateway.pipeline_sections import MappingsConfig
+from gateway.sections import TransformsConfig
 from gateway.transform import Transform
 from gateway.values import Expression
 

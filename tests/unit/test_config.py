@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from gateway import pipeline_sections
 from gateway import sections as sections_module
 from gateway.config import Config, default_mapping, default_path, load, reference
 from gateway.errors import ConfigError
-from gateway.sections import MappingsConfig, PupauUpstreamConfig, TritonUpstreamConfig
+from gateway.pipeline_sections import MappingsConfig
+from gateway.sections import PupauUpstreamConfig, TritonUpstreamConfig
 from gateway.values import Expression
 
 #: Three lines, then two: the least that a configuration needs.
@@ -754,7 +756,8 @@ def test_every_field_of_every_section_has_a_row_in_the_reference() -> None:
     assert rows["pipelines.<name>.inputs"].type == (
         "names, each JSONata text, or {file: name.jsonata}"
     )
-    sections = [value for value in vars(sections_module).values() if _is_section(value)]
+    modules = (sections_module, pipeline_sections)
+    sections = [each for module in modules for each in vars(module).values() if _is_section(each)]
     names = {path.rsplit(".", 1)[-1] for path in rows}
     missing = {name for section in sections for name in section.model_fields} - names
     assert len(sections) > 20
@@ -765,7 +768,7 @@ def _is_section(value: object) -> bool:
     return (
         isinstance(value, type)
         and issubclass(value, BaseModel)
-        and value.__module__ == sections_module.__name__
+        and value.__module__ in (sections_module.__name__, pipeline_sections.__name__)
     )
 
 

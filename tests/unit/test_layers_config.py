@@ -10,7 +10,7 @@ import pytest
 
 from gateway.config import Config, load
 from gateway.errors import ConfigError
-from gateway.sections import Policy
+from gateway.pipeline_sections import Policy
 
 UPSTREAMS = """\
 upstreams:

@@ -31,8 +31,8 @@ from gateway.model import (
     ObservationReady,
     RawEvent,
 )
+from gateway.pipeline_sections import Policy
 from gateway.policies import Candidate, take
-from gateway.sections import Policy
 from tests.support.contests import NAMES, POLICIES, STARTED, Contest, failed, says
 from tests.support.fakes import CALL, FOREVER, FakeUpstream, Script, leftovers, piece
 

@@ -11,8 +11,8 @@ from contextlib import aclosing
 import pytest
 
 from gateway.guard import Deadlines
+from gateway.pipeline_sections import Policy
 from gateway.policies import Candidate, take
-from gateway.sections import Policy
 from tests.support.contests import NAMES, POLICIES, Contest, failed, says
 from tests.support.fakes import CALL, FOREVER, FakeUpstream, Guarded
 
