@@ -2,8 +2,8 @@
 
 Owns: the file as a whole, and the order in which it is read and checked.
 Does not know: which keys a section has (``sections``, ``pipeline_sections``), how YAML is read
-(``yamltext``), what one value accepts (``values``), what keys say of each other (``crossrefs``), how
-a problem is worded (``explain``), how anything is run with it.
+(``yamltext``), what one value accepts (``values``), what keys say of each other (``crossrefs``),
+how a problem is worded (``explain``), how anything is run with it.
 """
 
 from __future__ import annotations
