@@ -64,7 +64,7 @@ class Run:
     _done: list[list[ActorRun]] = field(default_factory=list)  # of the finished layers
     _view: list[bytes] = field(default_factory=list)  # of the finished layers, for expressions
     _layer_id: str = "0"
-    _execution_id: str = ""
+    _new_id: str = ""
     _made: tuple[str, bytes] | None = None
     _frames: bytes = b""
     _told: bool = True
@@ -78,7 +78,6 @@ class Run:
         }
         self._mapper = Mapper(self.route, bindings, self.services.metrics)
         self._deadlines = self._limits()
-        self._execution_id = str(uuid.uuid4())
 
     async def stream(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """The events to send to a caller of ``dialect``, as they happen.
@@ -319,6 +318,13 @@ class Run:
         if not self.route.plain or (finished := self._actors[0].finished) is None:
             return None
         return failure_of(finished.responses, self._actors[0].target.guard.name)
+
+    @property
+    def _execution_id(self) -> str:
+        """The run's own ID, where no upstream gave it one."""
+        if not self._new_id:
+            self._new_id = str(uuid.uuid4())
+        return self._new_id
 
     async def _observation(self) -> tuple[str, bytes]:
         """The run's execution ID and its observation, before the route's own transform."""
