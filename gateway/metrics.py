@@ -56,13 +56,16 @@ class Metrics:
         # A series beside each of the others that only says when it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
-        counter = partial(Counter, registry=registry)
-        gauge = partial(Gauge, registry=registry)
-        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self._of_requests()
+        self._of_upstreams()
+        self._of_configurations()
+
+    def _of_requests(self) -> None:
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
         side = ("pipeline", "dialect")
         route = (*side, "mode")
-        upstream = ("upstream", "kind")
-        stage = ("pipeline", "stage")
 
         self.requests = counter(
             "gateway_requests_total",
@@ -97,6 +100,13 @@ class Metrics:
         self.response_bytes = histogram(
             "gateway_response_bytes", "Size of answers' bodies.", side, buckets=_BYTES
         )
+
+    def _of_upstreams(self) -> None:
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
+        upstream = ("upstream", "kind")
+
         self.upstream_requests = counter(
             "gateway_upstream_requests_total",
             "Calls to upstreams that have ended, by how they ended; client_gone: given up.",
@@ -132,6 +142,12 @@ class Metrics:
         self.upstream_up = gauge(
             "gateway_upstream_up", "1 where the upstream's last answer was good, else 0.", upstream
         )
+
+    def _of_configurations(self) -> None:
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        stage = ("pipeline", "stage")
+
         self.actor_taken = counter(
             "gateway_actor_taken_total",
             "Which upstream an actor's content was taken from, where it names several.",
@@ -153,10 +169,11 @@ class Metrics:
         self.config_loads = counter(
             "gateway_config_loads_total", "Attempts to load a configuration.", ("result",)
         )
-        self.transform_duration = histogram(
+        self.transform_duration = Histogram(
             "gateway_transform_duration_seconds",
             "Time of one evaluation of a JSONata expression, the wait for a process included.",
             stage,
+            registry=self.registry,
             buckets=_OVERHEAD_SECONDS,
         )
         self.transform_errors = counter(

@@ -11,6 +11,7 @@ import asyncio
 import json
 import signal
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ POLICIES = {
     "hedge": ["a", "b"],
     "weighted": ["a", "b"],
     "least_busy": ["a", "b"],
+    "layers": ["a", "b"],  # two actors side by side, each on one of them
 }
 #: What an upstream does, and how a model of Triton's is made to do it.
 BEHAVIOURS: dict[str, dict[str, str]] = {
@@ -59,6 +61,10 @@ FORMS: dict[str, tuple[str, str, str]] = {
 STREAMS, PLAIN = ["query-stream", "execute-stream"], ["query", "execute"]
 
 
+#: A piece of a last layer: earlier ones' are not passed on where layers are configured here.
+PIECE = EVENTS[6]
+
+
 async def script(seen: Seen, peer: Peer) -> None:
     """A remote of either dialect that does what the name of its pipeline says."""
     behaviour = seen.path.split("/pipelines/")[1].split("/")[0]
@@ -68,13 +74,13 @@ async def script(seen: Seen, peer: Peer) -> None:
         return
     if behaviour in ("stalls", "dies", "floods") and "sse=true" in seen.path:
         await peer.open_stream()
-        await peer.chunk(frames(EVENTS[:2]))
+        await peer.chunk(frames([EVENTS[0], PIECE]))
     if behaviour == "dies":
         await peer.send(b"5\r\ndata:")
         peer.cut()
         return
     while behaviour == "floods" and not seen.gone.is_set():
-        await peer.chunk(frames([{**EVENTS[1], "message": "x" * 65536}]))
+        await peer.chunk(frames([{**PIECE, "message": "x" * 65536}]))
     await seen.gone.wait()
 
 
@@ -82,10 +88,22 @@ def pipelines(kind: str, timeouts: str) -> Iterator[str]:
     """A pipeline for each behaviour and policy, as lines of YAML."""
     for behaviour, inputs in BEHAVIOURS.items():
         for policy, names in POLICIES.items():
+            pipeline = "stream" if kind == "triton" else behaviour
+            if policy == "layers":
+                actors = [
+                    f"{{actor: {name}, upstream: {name}, pipeline: {pipeline}"
+                    f"{_target(kind, name, inputs)}}}"
+                    for name in names
+                ]
+                yield (
+                    f"  {behaviour}-layers: "
+                    f"{{layers: [[{', '.join(actors)}]], timeouts: {timeouts}}}"
+                )
+                continue
             targets = [f"{{upstream: {name}{_target(kind, name, inputs)}}}" for name in names]
             yield (
-                f"  {behaviour}-{policy}: {{upstreams: [{', '.join(targets)}], pipeline: "
-                f"{'stream' if kind == 'triton' else behaviour}, timeouts: {timeouts}, "
+                f"  {behaviour}-{policy}: {{upstreams: [{', '.join(targets)}], "
+                f"pipeline: {pipeline}, timeouts: {timeouts}, "
                 f"policy: {'fallback' if policy == 'single' else policy}"
                 f"{', hedge_after_s: 0.1' if policy == 'hedge' else ''}}}"
             )
@@ -100,26 +118,27 @@ def _target(kind: str, name: str, inputs: dict[str, str]) -> str:
 
 def asked(behaviour: str, policy: str) -> int:
     """How many of the upstreams work on a call before anybody has answered."""
-    return 2 if behaviour == "silent" and policy in ("race", "hedge") else 1
+    return 2 if behaviour == "silent" and policy in ("race", "hedge", "layers") else 1
 
 
-class Side:
+class Side(ABC):
     """The upstream's side of what is asked of it."""
 
     def __init__(self, ends: list[Connectable]) -> None:
         self.ends = ends
 
+    @abstractmethod
     async def asked(self, request_id: str, count: int) -> None:
         """Wait until ``count`` upstreams work on the request."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stopped(self, request_id: str, *, answering: bool) -> None:
         """Wait until all that began to have seen that they need not go on. ``answering``: they had
         begun to answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def hang_up(self) -> None:
-        """Close the connections that are kept for the next call."""
+        """Close the connections that are kept for the next call, where they are counted."""
 
 
 class RemoteSide(Side):
@@ -143,6 +162,9 @@ class RemoteSide(Side):
 
     async def stopped(self, request_id: str, *, answering: bool) -> None:
         await asyncio.gather(*(seen.gone.wait() for seen in self._seen(request_id)))
+
+    async def hang_up(self) -> None:
+        return  # a remote's kept connections end with it
 
 
 class TritonSide(Side):
@@ -234,7 +256,7 @@ class Table:
         await reader.readuntil(b"\r\n\r\n")
         # The reader holds twice its limit at most, then the connection stands still.
         await asyncio.sleep(WRITE_TIMEOUT_S + SEEN_S)
-        async with asyncio.timeout(SEEN_S):
+        async with asyncio.timeout(5 * SEEN_S):  # what is still on its way is read, too
             with suppress(ConnectionError):  # what the gateway threw away may end in a reset
                 while await reader.read(1 << 20):
                     pass
@@ -376,7 +398,7 @@ async def test_an_upstream_that_stalls_is_left(kind: str, triton: Triton, tmp_pa
                 assert status == 504
                 assert "(first_event_s)" in answer["message"]
             else:
-                (error,) = answer[-1]["responses"][0]["errors"]
+                (error,) = [e for each in answer[-1]["responses"] for e in each["errors"]]
                 assert error["name"] == "UpstreamTimeout"
                 assert "(idle_s)" in error["message"]
             async with asyncio.timeout(SEEN_S):
@@ -401,7 +423,7 @@ async def test_an_upstream_that_dies_in_mid_event_ends_the_stream_with_the_error
                 assert status == 200
                 assert "".join(event.get("message", "") for event in answer if "actorId" in event)
                 assert answer[-1]["last"] is True
-                (error,) = answer[-1]["responses"][0]["errors"]
+                (error,) = [e for each in answer[-1]["responses"] for e in each["errors"]]
                 assert error["name"].startswith("Upstream")
             else:
                 assert status == 502
