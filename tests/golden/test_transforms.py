@@ -191,13 +191,13 @@ observations = optional(mediaContents=st.lists(contents, max_size=2))
 
 
 @given(observations)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_observation_becomes_the_json_that_the_rules_say(observation: Any) -> None:
     assert run("observation_to_json", observation) == _as_json(observation)
 
 
 @given(observations)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_both_engines_make_the_same_json_and_message_of_any_observation(observation: Any) -> None:
     result = run("observation_to_json", observation)
     assert run("observation_to_json", observation, "jsonata-python") == result
@@ -213,7 +213,7 @@ boxes = st.builds(
 
 
 @given(st.lists(boxes, max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_message_in_reading_order_has_every_text_once_and_never_goes_up_the_page(
     places: list[Any],
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_message_in_reading_order_has_every_text_once_and_never_goes_up_the_pa
 
 
 @given(st.lists(st.tuples(texts, texts), max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_actors_said_is_found_again_in_the_observation(said: list[tuple[str, str]]) -> None:
     responses = [{"actorId": f"actor {name}", "message": message} for name, message in said]
     observation = run("responses_to_observation", {"executionId": "e", "responses": responses})

@@ -6,7 +6,7 @@ import io
 import zipfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.mediatype import detect, extension
@@ -108,7 +108,6 @@ def test_each_type_has_a_file_extension(content_type: str, expected: str) -> Non
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_any_bytes_have_a_type_with_an_extension(data: bytes) -> None:
     media_type = detect(data)
     assert media_type.count("/") == 1
@@ -116,6 +115,5 @@ def test_any_bytes_have_a_type_with_an_extension(data: bytes) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=100))
-@settings(deadline=None)
 def test_plain_text_is_text_unless_it_starts_like_something_else(text: str) -> None:
     assert detect(("- " + text.replace("%PDF-", "")).encode()) == "text/plain"

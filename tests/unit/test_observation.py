@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Code, RequestRejected
@@ -234,7 +234,6 @@ def listed(observation: Any, name: str) -> list[Any]:
 
 
 @given(observations, observations, observations)
-@settings(deadline=None)
 def test_appending_keeps_everything_in_order_whichever_is_appended_first(
     first: Any, second: Any, third: Any
 ) -> None:
@@ -252,7 +251,6 @@ def identity(entry: Any) -> Any:
 
 @given(observations, observations)
 @example({"mediaContents": [{}]}, {"mediaContents": [{}, {}]})
-@settings(deadline=None)
 def test_replacing_loses_only_what_is_replaced_and_doing_it_again_changes_nothing(
     first: Any, second: Any
 ) -> None:
@@ -271,7 +269,6 @@ def test_replacing_loses_only_what_is_replaced_and_doing_it_again_changes_nothin
 
 
 @given(observations, st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_an_execution_id_can_be_set_on_any_observation(observation: Any, execution_id: str) -> None:
     result = with_execution_id(msgspec.json.encode(observation), execution_id)
     assert msgspec.json.decode(result) == {**observation, "executionId": execution_id}

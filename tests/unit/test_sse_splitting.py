@@ -166,7 +166,7 @@ split_points = st.lists(st.integers(0, 120), max_size=12)
 @example(b"\xef\xbb\xbf\n", [1, 2])
 @example(b"data\r\n\r\ndata\r\r\n", [5, 7, 14])
 @example(b"\n\rdata\n\n", [1])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_splitting_never_changes_meaning(stream: bytes, points: list[int]) -> None:
     whole, pieces, splitter, after = Decoder(ROOMY), Decoder(ROOMY), Splitter(ROOMY), Decoder(ROOMY)
     expected = whole.feed(stream)
@@ -196,7 +196,7 @@ def test_splitting_never_changes_meaning(stream: bytes, points: list[int]) -> No
 @given(streams, split_points, st.integers(1, 20))
 @example(b"data\r\n\n", [5], 5)
 @example(b"\ndata\n\n", [1], 5)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_bound_falls_on_the_same_event_however_the_stream_is_split(
     stream: bytes, points: list[int], bound: int
 ) -> None:
@@ -229,7 +229,7 @@ def reference(stream: bytes) -> list[Frame]:
 
 
 @given(streams)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_decoder_reads_what_the_rules_say_line_by_line(stream: bytes) -> None:
     assert Decoder(ROOMY).feed(stream) == reference(stream)
 
@@ -239,7 +239,7 @@ def test_the_decoder_reads_what_the_rules_say_line_by_line(stream: bytes) -> Non
     st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")),
     st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_written_is_read_back(data: bytes, event: str | None, event_id: str | None) -> None:
     frame = encode(data, event=event, event_id=event_id)
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
