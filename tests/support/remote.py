@@ -100,6 +100,9 @@ class Remote:
                 watcher = asyncio.create_task(_watch(reader, seen))
                 try:
                     await self.script(seen, Peer(reader, writer))
+                except ConnectionError:
+                    seen.gone.set()  # a write may learn of it before the watcher looks
+                    raise
                 finally:
                     watcher.cancel()
                     await asyncio.gather(watcher, return_exceptions=True)

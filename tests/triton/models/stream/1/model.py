@@ -1,6 +1,7 @@
 """Answers one request with many responses: its text, piece by piece.
 
 PIECE_BYTES: length of a piece in bytes (characters may be cut); without it a piece is a word.
+REPEAT: say the text so often.
 DELAY_S: pause before each piece but the first. FIRST_DELAY_S: before that one, too.
 FAIL_AFTER: break off with an error after so many.
 MARKER: path of a file that tells how the request ended: ``finished`` or ``cancelled``. One of the
@@ -32,6 +33,7 @@ class Options:
 
         self.text = bytes(read("TEXT", b""))
         self.piece_bytes = int(read("PIECE_BYTES", 0))
+        self.repeat = int(read("REPEAT", 1))
         self.delay_s = float(read("DELAY_S", 0))
         self.first_delay_s = float(read("FIRST_DELAY_S", 0))
         self.fail_after = int(read("FAIL_AFTER", -1))
@@ -40,8 +42,10 @@ class Options:
     def pieces(self):
         if self.piece_bytes:
             size = self.piece_bytes
-            return [self.text[at : at + size] for at in range(0, len(self.text), size)]
-        return re.findall(rb"\S+\s*|\s+", self.text)
+            once = [self.text[at : at + size] for at in range(0, len(self.text), size)]
+        else:
+            once = re.findall(rb"\S+\s*|\s+", self.text)
+        return (piece for _ in range(self.repeat) for piece in once)
 
 
 def stream(options, sender):
