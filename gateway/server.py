@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import hdrs, web
-from prometheus_client.exposition import choose_encoder
 
 from gateway import logs
 from gateway.body import Pace, read_body, read_form
@@ -24,6 +23,7 @@ from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
+from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
 from gateway.metrics import Dialect, Metrics, Mode
@@ -55,12 +55,21 @@ class Gateway:
 
     Args:
         clock: monotonic seconds, the running loop's own.
+        exposition: what /metrics answers; left out, what ``metrics`` holds.
     """
 
-    def __init__(self, site: Site, *, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        exposition: Exposition | None = None,
+    ) -> None:
         self._site = site
         self._metrics = metrics
         self._clock = clock
+        self._exposition = exposition or exposition_of(metrics.registry)
         self._running: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -398,13 +407,7 @@ class Gateway:
         return await self._send(exchange, 503 if failures else 200, body)
 
     async def _expose(self, exchange: Exchange, target: Target) -> web.StreamResponse:
-        accept = exchange.request.headers.get(hdrs.ACCEPT, "")
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none; the classic form will do
-            encode, content_type = choose_encoder("")
-        # Many pipelines make many lines: written in a thread, so that streams go on meanwhile.
-        text = await asyncio.to_thread(encode, self._metrics.registry)
+        text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
         return await self._send(exchange, 200, text, content_type)
 
     # Answers
