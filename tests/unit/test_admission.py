@@ -9,6 +9,9 @@ import pytest
 
 from gateway.admission import Admission, Refused
 
+#: Nobody waits, and nothing comes late.
+pytestmark = pytest.mark.own_time
+
 
 def admission(*, running_max: int = 1, waiting_max: int = 10, wait_s: float = 30.0) -> Admission:
     return Admission(running_max=running_max, waiting_max=waiting_max, wait_s=wait_s)

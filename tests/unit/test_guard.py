@@ -32,6 +32,9 @@ from tests.support.guards import (
     refused,
 )
 
+#: Nobody waits, and nothing comes late.
+pytestmark = pytest.mark.own_time
+
 
 async def test_a_good_call_is_passed_on_and_counted_once() -> None:
     it = Guarded(FakeUpstream([ALIVE, piece("a"), piece("b")]))
@@ -206,7 +209,7 @@ async def test_the_queue_has_an_end_and_those_who_run_keep_their_pace() -> None:
     began = it.clock()
     for _ in range(100):
         error = await refused(it, error=Overloaded)
-    assert (it.clock() - began) / 100 < 0.05
+    assert it.clock() == began, "nothing is waited for"
     assert error.status == 503
     assert error.retry_after_s == 1
     assert error.message == "upstream up: too many calls wait for it already (1)"
@@ -274,7 +277,7 @@ async def test_its_load_is_its_live_latency_times_its_calls() -> None:
         assert it.guard.load() == 2.0, "but not by everyone before it has answered"
         await first
         one = it.guard.load()
-        assert 0.035 < one < 2
+        assert one == pytest.approx(0.04)
     assert it.guard.load() == pytest.approx(one / 2, rel=0.1)
 
 
@@ -286,9 +289,7 @@ async def test_the_p95_is_known_after_20_calls() -> None:
     it.upstream.scripts = [[0.03, piece("a")]]
     for _ in range(2):
         await read(it)
-    p95_s = it.guard.p95_s()
-    assert p95_s is not None
-    assert p95_s >= 0.03
+    assert it.guard.p95_s() == pytest.approx(0.03)
 
 
 async def test_a_loser_counts_as_having_taken_longer_than_it_was_given() -> None:
@@ -299,7 +300,8 @@ async def test_a_loser_counts_as_having_taken_longer_than_it_was_given() -> None
     await asyncio.sleep(0.03)
     loser.cancel()
     await asyncio.wait([loser])
-    assert it.guard.load() > max(before, 0.025)
+    assert before == 0
+    assert it.guard.load() == pytest.approx(0.03)
 
 
 async def test_a_good_check_lets_the_next_call_try_it() -> None:

@@ -30,6 +30,9 @@ from tests.support.guards import (
     refused,
 )
 
+#: Nobody waits, and nothing comes late.
+pytestmark = pytest.mark.own_time
+
 RETRIED: dict[str, tuple[Exception, str, dict[str, Any], bool]] = {
     "unreachable": (UNREACHABLE, "pupau", {}, True),
     "busy": (busy(), "pupau", {}, True),
@@ -87,7 +90,7 @@ async def test_retry_after_is_waited_for() -> None:
     it = Guarded(FakeUpstream([busy(0.05)], [piece("a")]))
     began = it.clock()
     await read(it)
-    assert it.clock() - began >= 0.05
+    assert 0.05 <= round(it.clock() - began, 6) < 0.1
 
 
 @pytest.mark.parametrize("limit", ["first_event_s", "total_s"])
@@ -105,7 +108,7 @@ async def test_all_attempts_share_the_time_to_the_first_event() -> None:
     it = Guarded(FakeUpstream([0.2, UNREACHABLE], [FOREVER]), retries=QUICK)
     began = it.clock()
     await refused(it, Deadlines(0.25, 9), UpstreamTimeout)
-    assert it.clock() - began < 0.4
+    assert it.clock() - began == pytest.approx(0.25)
 
 
 async def test_the_slot_is_free_while_a_retry_waits() -> None:

@@ -11,6 +11,9 @@ from gateway.errors import UpstreamFailed, UpstreamTimeout
 from gateway.health import LATELY_S, PROBE_S, Health, Readiness, keep_asking
 from tests.support.fakes import FOREVER, Clock, FakeUpstream, leftovers
 
+#: Nobody waits, and nothing comes late.
+pytestmark = pytest.mark.own_time
+
 DOWN = UpstreamFailed("upstream up: down")
 
 

@@ -10,6 +10,9 @@ import pytest
 from gateway import kept
 from gateway.kept import Kept
 
+#: Nobody waits, and nothing comes late.
+pytestmark = pytest.mark.own_time
+
 
 class Thing:
     """Something that is closed, fails to, or takes forever."""
