@@ -14,7 +14,7 @@ import selectors
 from typing import Any
 
 
-class _Jumping(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
+class _Jumping(selectors.DefaultSelector):
     """Looks for what is ready, and lets time pass where nothing is."""
 
     def __init__(self) -> None:
