@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.errors import Code, GatewayError, UpstreamFailed, UpstreamTimeout
 from gateway.flatten import Flattened
@@ -30,11 +32,10 @@ from gateway.model import (
 from gateway.policies import Candidate, take
 from gateway.route import Actor, Route, Target
 from gateway.services import Services
-from gateway.upstreams.base import Call
+from gateway.upstreams.base import Call, Pushing, Sink
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What an actor knows of the run it is a part of.
 
     ``request`` is the run's, after its route's transform; ``layers`` the finished layers as a JSON
@@ -91,6 +92,20 @@ class ActorRun:
         are. Otherwise they are ``Delta`` pieces of this one actor, the last one ``finished``.
         """
         return self._taken.events(Fate()) if len(self._attempts) == 1 else self._of_several()
+
+    async def ask(self) -> None:
+        """Run it where it has one upstream, whose answer is not streamed: no event has to be passed
+        on. Raises GatewayError."""
+        await self._taken.ask(Fate())
+
+    async def relay(self, upstream: Pushing, sink: Sink) -> None:
+        """Run it where it has one upstream, which pushes the events of its own layers, and have
+        them pushed to ``sink``. Raises GatewayError."""
+        await self._taken.relay(upstream, sink, Fate())
+
+    def note(self, event: Event) -> None:
+        """One of the events that are pushed."""
+        self._taken.note(event)
 
     async def _of_several(self) -> AsyncGenerator[Event]:
         part, actor = self._part, self.actor
@@ -205,25 +220,46 @@ class _Attempt:
                 try:
                     if flattened is not None:
                         event = self._flat(flattened, event)  # noqa: PLW2901
-                    if isinstance(event, Delta) and not self.relays:
-                        self._add(event.message)
+                    self.note(event)
                 except UpstreamFailed as error:
                     fate.outcome = error.outcome
                     raise
-                match event:
-                    case ObservationReady():
-                        self.ready = event
-                    case LayerFinished(last=True):
-                        self.finished = event
-                        if call.frames:  # its frame has been passed on already
-                            continue
+                if event is self.finished and call.frames:
+                    continue  # its frame has been passed on already
                 yield event
         if flattened is not None:
             yield self._piece("", finished=True)
         elif self.ready is not None and part.messages and not self.text:
-            message = await part.mapper.message(self.ready.observation, final=part.route.plain)
-            self._add(message)
-            yield self._piece(message, finished=True)
+            yield await self._message(self.ready)
+
+    async def ask(self, fate: Fate) -> None:
+        """See ``ActorRun.ask``."""
+        call = await self._call()
+        self.note(await self.target.guard.call(call, self._deadlines(), fate))
+        if self.ready is not None and self._part.messages and not self.text:
+            await self._message(self.ready)
+
+    async def relay(self, upstream: Pushing, sink: Sink, fate: Fate) -> None:
+        """See ``ActorRun.relay``."""
+        call = await self._call()
+        await self.target.guard.relay(upstream, call, self._deadlines(), fate, sink)
+
+    def note(self, event: Event) -> None:
+        """Keep what of ``event`` is asked for when the actor has ended."""
+        match event:
+            case Delta() if not self.relays:
+                self._add(event.message)
+            case ObservationReady():
+                self.ready = event
+            case LayerFinished(last=True):
+                self.finished = event
+
+    async def _message(self, ready: ObservationReady) -> Delta:
+        """An observation as the text that stands for it."""
+        part = self._part
+        message = await part.mapper.message(ready.observation, final=part.route.plain)
+        self._add(message)
+        return self._piece(message, finished=True)
 
     def _deadlines(self) -> Deadlines:
         """The run's limits. Where there are other upstreams to go on to, one that says nothing is

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.errors import UpstreamTimeout
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(Struct, frozen=True):
     """A call's limits in seconds; ``ends_at``: when the whole run must be over, loop time.
 
     ``total_key`` is the key of the configuration that ``total_s`` was read from.
@@ -84,14 +84,22 @@ class Watch:
 
     def begin(self) -> None:
         """The current task waits from now on, as long as the limits allow."""
+        self._task = task = asyncio.current_task()
+        self._cancelling = 0 if task is None else task.cancelling()
+        self.go_on()
+
+    def hold(self) -> None:
+        """The same task waits for others than the upstream, and the limits do not count."""
+        self._waiting = False
+
+    def go_on(self) -> None:
+        """It waits for the upstream again, or still, after something came."""
+        self._waiting = True
         deadlines = self._deadlines
         at = self.first_by if self.silent else self._clock() + deadlines.idle_s
         if deadlines.ends_at is not None and deadlines.ends_at < at:
             at = deadlines.ends_at
         self._at = at
-        self._task = task = asyncio.current_task()
-        self._cancelling = 0 if task is None else task.cancelling()
-        self._waiting = True
         timer = self._timer
         if timer is None:
             self._timer = self._loop.call_at(at, self._fire)

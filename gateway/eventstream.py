@@ -8,16 +8,15 @@ Does not know: where events come from, what they mean, what becomes of a stream 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Final
 
-from aiohttp import web
-from aiohttp.http import HttpVersion11, StreamWriter
 from prometheus_client import Counter
 
 from gateway.exchange import Exchange
 from gateway.model import Event, Failed, Frames
+from gateway.outlet import Written
 
 #: A comment: readers of event streams skip it, and whatever stands between sees life.
 PING: Final = b": ping\n\n"
@@ -30,8 +29,7 @@ class EventStream:
     for ``heartbeat_s``; its head goes out with the first event or the first ping.
 
     Args:
-        head: the head's fields.
-        close: whether its end is its connection's.
+        fields: the head's lines.
         heartbeat_s: seconds.
         counter: counts the events written.
         clock: the running loop's time, seconds.
@@ -41,11 +39,11 @@ class EventStream:
         "_clock",
         "_counter",
         "_exchange",
+        "_fields",
         "_heartbeat_s",
         "_loop",
-        "_response",
+        "_outlet",
         "_timer",
-        "_writer",
         "_wrote_at",
         "opened",
         "told",
@@ -54,20 +52,15 @@ class EventStream:
     def __init__(
         self,
         exchange: Exchange,
-        head: Mapping[str, str],
+        fields: str,
         *,
-        close: bool,
         heartbeat_s: float,
         counter: Counter,
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
-        # Only this knows how to write without waiting, which is waited for in one place below.
-        self._writer = cast("StreamWriter", exchange.request.writer)
-        self._response = web.StreamResponse(headers=head)
-        if close or exchange.request.version < HttpVersion11:
-            # Without chunks only the connection's end says where the stream ends.
-            self._response.force_close()
+        self._outlet = exchange.outlet
+        self._fields = fields
         self._heartbeat_s = heartbeat_s
         self._counter = counter
         self._clock = clock
@@ -99,52 +92,63 @@ class EventStream:
         exchange, clock = self._exchange, self._clock
         turn = clock()
         async for event in events:
+            count = event.count if isinstance(event, Frames) else 1
             data = render(event)
             began = clock()
-            await self.send(data)
+            if isinstance(event, Failed):
+                await self.send(data)
+            else:
+                await self.send(data, count)
             ended = self._wrote_at
             exchange.waited.client_s += ended - began
             if ended - turn > _TURN_S:
                 # Neither side made this wait: let others have their turn.
                 await asyncio.sleep(0)
                 turn = clock()
-            count = event.count if isinstance(event, Frames) else 1
-            exchange.events += count
-            self._counter.inc(count)
-            if exchange.first_event_s is None and count and not isinstance(event, Failed):
-                exchange.first_event_s = clock() - exchange.began
 
-    async def send(self, data: bytes) -> None:
-        """Write one event; returns once the client has room for the next."""
+    async def send(self, data: bytes, count: int = 0) -> None:
+        """Write ``data``, which is ``count`` events; returns once the client has room for more.
+
+        The event that tells of a failure is none that was asked for, and counts as 0.
+        """
+        self.push(data, count)
+        if self._outlet.blocked:
+            await self._outlet.room()
+            self._wrote_at = self._clock()
+
+    def push(self, data: bytes, count: int) -> None:
+        """As ``send``, without waiting: whoever calls sees to it that there is room."""
         self.told = True
         if not self.opened:
             self._open()
-        await self._writer.write(data, drain=False)
+        self._outlet.piece(data)
         exchange = self._exchange
         exchange.response_bytes += len(data)
-        if exchange.outlet.blocked:
-            await exchange.outlet.room(exchange.request)
-        self._wrote_at = self._clock()
+        self._wrote_at = now = self._clock()
+        if count:
+            exchange.events += count
+            self._counter.inc(count)
+            if exchange.first_event_s is None:
+                exchange.first_event_s = now - exchange.began
 
-    async def finish(self, *, close: bool) -> web.StreamResponse:
-        """End the stream, and with ``close`` its connection, too. Returns once the client has it
-        all."""
+    async def finish(self) -> Written:
+        """End the stream. Returns once the client has it all."""
         self.__exit__(None, None, None)
-        if close:
-            self._response.force_close()
         if not self.opened:  # there was nothing to write
             self._open()
-        await self._exchange.outlet.finish(self._exchange.request, self._response)
-        return self._response
+        outlet = self._outlet
+        outlet.end()
+        await outlet.flushed()
+        return outlet.written
 
     def _open(self) -> None:
         self.opened = True
         self._exchange.status = 200
-        _at_once(self._response.prepare(self._exchange.request))
+        self._outlet.begin(200, self._fields)
 
     def _beat(self) -> None:
         """Ping, if it is time. One timer serves the stream: an event only moves the moment."""
-        timer, outlet = self._timer, self._exchange.outlet
+        timer, outlet = self._timer, self._outlet
         if timer is None or not outlet.open:
             return
         at = self._wrote_at + self._heartbeat_s
@@ -153,18 +157,8 @@ class EventStream:
             if not outlet.blocked:
                 if not self.opened:
                     self._open()
-                _at_once(self._writer.write(PING, drain=False))
+                outlet.piece(PING)
                 self._exchange.response_bytes += len(PING)
             self._wrote_at = self._clock()
             at = self._wrote_at + self._heartbeat_s
         self._timer = self._loop.call_at(at, self._beat)
-
-
-def _at_once(step: Coroutine[Any, Any, object]) -> None:
-    """Run what has no reason to wait, from where nothing can."""
-    try:
-        step.send(None)
-    except StopIteration:
-        return
-    step.close()
-    raise RuntimeError("a write that should not wait has waited")

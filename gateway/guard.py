@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random as randomness
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
@@ -34,7 +34,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event, Frames, is_content
 from gateway.sections import UpstreamConfig
-from gateway.upstreams.base import Call, Upstream
+from gateway.upstreams.base import Call, Pushing, Sink, Source, Upstream
 
 __all__ = ["Deadlines", "Fate", "Guard"]
 
@@ -137,6 +137,66 @@ class Guard:
                                     attempt.heard(event)
                                 yield event
                     return
+                except GatewayError as error:
+                    wait_s = self._retry_in(error, attempt, budget, deadlines.by(by))
+                    if wait_s is None:
+                        raise
+                    failure = error
+                await asyncio.sleep(wait_s)
+        finally:
+            budget.end()
+            failure = None  # its traceback holds this frame
+
+    async def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Event:
+        """As ``stream``, for a call that is not streamed: its one event."""
+
+        async def once(attempt: _Attempt) -> Event:
+            event = await self.upstream.call(call)
+            attempt.heard(event)
+            return event
+
+        return await self._attempts(once, deadlines, fate)
+
+    async def relay(
+        self, upstream: Pushing, call: Call, deadlines: Deadlines, fate: Fate, sink: Sink
+    ) -> None:
+        """As ``stream``, with the events pushed to ``sink`` where they are read. ``upstream`` is
+        the guard's own. While the sink holds its source back, no limit counts."""
+
+        async def once(attempt: _Attempt) -> None:
+            await upstream.relay(call, _Watched(attempt, sink))
+
+        await self._attempts(once, deadlines, fate)
+
+    async def _attempts(
+        self, once: Callable[[_Attempt], Awaitable[T]], deadlines: Deadlines, fate: Fate
+    ) -> T:
+        """``once``, and once more where that is safe, as ``stream`` has it."""
+        failure: GatewayError | None = None
+        by = float("inf")
+        budget = self._budget.begin()
+        try:
+            while True:
+                try:
+                    turn = await self._admitted(deadlines, by)
+                except GatewayError as refusal:
+                    if failure is None:
+                        raise
+                    raise failure from refusal
+                attempt = _Attempt(self, turn, deadlines, by, fate)
+                watch = attempt.watch
+                by = watch.first_by
+                try:
+                    with attempt:
+                        watch.begin()
+                        try:
+                            return await once(attempt)
+                        except asyncio.CancelledError as error:
+                            if watch.ran_out():
+                                raise watch.timeout() from error
+                            raise
+                        finally:
+                            watch.end()
                 except GatewayError as error:
                     wait_s = self._retry_in(error, attempt, budget, deadlines.by(by))
                     if wait_s is None:
@@ -431,6 +491,47 @@ class _Attempt:
 
     def _good(self, now: float) -> None:
         self._turn = self._guard.breaker.answered(self._turn, now)
+
+
+class _Watched:
+    """A sink whose events one attempt hears first, and whose source stops its limits."""
+
+    __slots__ = ("_attempt", "_held", "_sink", "_source")
+
+    def __init__(self, attempt: _Attempt, sink: Sink) -> None:
+        self._attempt = attempt
+        self._sink = sink
+        self._source: Source | None = None
+        self._held = False
+
+    def begin(self, source: Source) -> None:
+        self._source = source
+        self._sink.begin(self)
+
+    def feed(self, events: Iterable[Event]) -> None:
+        attempt = self._attempt
+        self._sink.feed(self._heard(events) if attempt.mute else events)
+        if not self._held:
+            attempt.watch.go_on()
+
+    def _heard(self, events: Iterable[Event]) -> Iterator[Event]:
+        attempt = self._attempt
+        for event in events:
+            if attempt.mute:
+                attempt.heard(event)
+            yield event
+
+    def pause(self) -> None:
+        self._held = True
+        self._attempt.watch.hold()
+        if self._source is not None:
+            self._source.pause()
+
+    def resume(self) -> None:
+        self._held = False
+        self._attempt.watch.go_on()
+        if self._source is not None:
+            self._source.resume()
 
 
 #: The turn of an attempt that has told how it went.

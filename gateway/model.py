@@ -4,38 +4,39 @@ Every inbound dialect is parsed into the one and rendered from the other; every 
 one and yields the other. JSON that nobody has to look into stays the bytes it arrived as
 (``observation``, ``raw``): it is parsed at most once, by whoever needs the value.
 
-Owns: these dataclasses and the JSON view of a request that transforms see.
+Owns: these structs and the JSON view of a request that transforms see.
 Does not know: any wire format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.errors import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+class Media(Struct, frozen=True):
     """One file of a request.
 
-    ``id`` is ``media-1`` and so on in the order of the request; ``data`` the decoded bytes;
-    ``content_type`` what the bytes themselves say (``mediatype.detect``); ``filename`` only where
-    the caller gave one.
+    ``id`` is ``media-1`` and so on in the order of the request; ``data`` the decoded bytes, which
+    may move to another place while they are sent, but stay the same; ``content_type`` what the
+    bytes themselves say (``mediatype.detect``); ``filename`` only where the caller gave one.
     """
 
     id: str
-    data: bytes = field(repr=False)
+    data: bytes | memoryview
     content_type: str
     filename: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Media({self.id!r}, {len(self.data)} bytes, {self.content_type!r})"
 
-@dataclass(frozen=True, slots=True)
-class Request:
+
+class Request(Struct, frozen=True):
     """One normalised request. A field that the caller left out is ``None``, never invented.
 
     ``observation`` is JSON text (an object, UTF-8). ``parameters`` are the caller's run-time
@@ -63,16 +64,14 @@ class Request:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ActorError:
+class ActorError(Struct, frozen=True):
     """What an actor reports of its own failure: ``name`` is an exception-like name."""
 
     message: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ActorResponse:
+class ActorResponse(Struct, frozen=True):
     """One actor's whole answer, as a ``LAYER_RESPONSE`` lists it."""
 
     actor_id: str
@@ -81,8 +80,7 @@ class ActorResponse:
     info: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LayerStarted:
+class LayerStarted(Struct, frozen=True):
     """A layer begins (``LAYER_MESSAGE``). ``raw``: the event's JSON text as it was sent."""
 
     layer_id: str
@@ -91,8 +89,7 @@ class LayerStarted:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """A piece of one actor's text (``STREAMING_RESPONSE``)."""
 
     actor_id: str
@@ -103,8 +100,7 @@ class Delta:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFinished:
+class LayerFinished(Struct, frozen=True):
     """A layer is done (``LAYER_RESPONSE``): each actor's whole text. ``last``: nothing follows.
 
     ``raw`` is the JSON text as the upstream sent it: of the event in a stream, of the list of
@@ -118,8 +114,7 @@ class LayerFinished:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ObservationReady:
+class ObservationReady(Struct, frozen=True):
     """The finished observation: JSON text, UTF-8.
 
     From an upstream it is an object; an ``observation`` transform may make any JSON value of it.
@@ -129,27 +124,24 @@ class ObservationReady:
     execution_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Frames:
+class Frames(Struct, frozen=True):
     """``count`` whole SSE frames in the caller's own dialect, exactly as they arrived, unparsed.
 
     A ``count`` of 0 says that the upstream is alive: a comment, or nothing that can be passed on.
     """
 
-    data: bytes = field(repr=False)
+    data: bytes
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class RawEvent:
+class RawEvent(Struct, frozen=True):
     """An event that is sent on as this JSON text: one of a type the gateway does not know, or what
     an ``event`` transform made."""
 
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The run cannot go on. Ends a stream; ``responses`` are those of the layer in which it failed,
     each actor's text so far, and the errors."""
 
@@ -176,8 +168,7 @@ def is_content(event: Event) -> bool:
             return True
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """What a plain (not streamed) call comes to; a dialect writes down the part it has a word for.
 
     ``observation`` and ``view`` (the caller's own ``/json`` or ``/transform``; ``None``: it yielded

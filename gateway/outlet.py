@@ -1,6 +1,10 @@
 """The way of one answer to its client, who may be slow to take it or take nothing at all.
 
-Owns: waiting until a client has taken what was written, and dropping one that takes nothing.
+Answers are written straight to the connection: their heads are few and known, and making one of
+aiohttp's responses for each costs more than all else that is done for a small call.
+
+Owns: the answer's head and its framing, waiting until a client has taken what was written, and
+dropping one that takes nothing.
 Does not know: what is written, nor why.
 """
 
@@ -11,13 +15,65 @@ import fcntl
 import socket
 import struct
 import termios
-from typing import Final
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from time import time
+from typing import Final, cast
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from gateway.protocol import Connection
 
 #: How often a client that is waited for is looked at, as a share of the time that it has.
 _LOOKS: Final = 4
 _RESET: Final = struct.pack("ii", 1, 0)
+#: Heads and bodies up to this size are joined: one copy costs less than a second write.
+_JOINED_BYTES: Final = 64 * 1024
+#: The first line of each status that there is, by protocol version; 1.0 has only those it needs.
+_LINES: Final = {
+    version: {
+        status.value: f"HTTP/{version.major}.{version.minor} {status.value} {status.phrase}\r\n"
+        for status in HTTPStatus
+    }
+    for version in (HttpVersion10, HttpVersion11)
+}
+
+
+class Written:
+    """What aiohttp is told of an answer that is on its way already: nothing is left to write."""
+
+    __slots__ = ("keep_alive",)
+
+    status = 200
+    body_length = 0
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """See aiohttp."""
+
+    async def write_eof(self) -> None:
+        """See aiohttp."""
+
+
+class _Date:
+    """The time in the words of HTTP, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self) -> str:
+        second = int(time())
+        if second != self._second:
+            self._second, self._text = second, formatdate(second, usegmt=True)
+        return self._text
+
+
+_date = _Date()
 
 
 class Outlet:
@@ -27,15 +83,32 @@ class Outlet:
         timeout_s: how long the client may take nothing while it is waited for, seconds.
     """
 
-    __slots__ = ("_left", "_loop", "_protocol", "_since", "_timeout_s", "_timer", "dropped")
+    __slots__ = (
+        "_chunked",
+        "_freed",
+        "_left",
+        "_loop",
+        "_protocol",
+        "_request",
+        "_since",
+        "_timeout_s",
+        "_timer",
+        "closing",
+        "dropped",
+    )
 
     def __init__(self, request: web.BaseRequest, timeout_s: float) -> None:
+        self._request = request
         self._protocol = request.protocol
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._freed: Callable[[], None] | None = None
         self._left = 0
         self._since = 0.0
+        self._chunked = False
+        #: Whether the answer's end is its connection's.
+        self.closing = not request.keep_alive
         #: Why the client was given up, where it was.
         self.dropped: str | None = None
 
@@ -56,6 +129,61 @@ class Outlet:
         transport = self._protocol.transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
+    @property
+    def unflushed(self) -> bool:
+        """Whether there is something that ``flushed`` would wait for."""
+        return self._protocol.writing_paused or (self.closing and self.unsent > 0)
+
+    @property
+    def written(self) -> Written:
+        """What to tell aiohttp once the answer is written."""
+        return Written(keep_alive=not self.closing)
+
+    def answer(self, status: int, fields: str, body: bytes) -> None:
+        """Write a whole answer. ``fields``: the head's own lines, each with its line end."""
+        head = self._head(status, f"{fields}Content-Length: {len(body)}\r\n")
+        if self._request.method == "HEAD":
+            body = b""
+        if len(body) <= _JOINED_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
+
+    def begin(self, status: int, fields: str) -> None:
+        """Write the head of an answer whose length is not known."""
+        self._chunked = self._request.version >= HttpVersion11
+        if self._chunked:
+            fields += "Transfer-Encoding: chunked\r\n"
+        else:
+            self.closing = True  # nothing else says where it ends
+        self._write(self._head(status, fields))
+
+    def piece(self, data: bytes) -> None:
+        """Write a piece of it."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """Write its end."""
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+
+    def _head(self, status: int, fields: str) -> bytes:
+        version = self._request.version
+        line = _LINES[HttpVersion11 if version >= HttpVersion11 else HttpVersion10][status]
+        connection = ""
+        if self.closing:
+            connection = "Connection: close\r\n"
+        elif version < HttpVersion11:
+            connection = "Connection: keep-alive\r\n"
+        return f"{line}{fields}{connection}Date: {_date()}\r\n\r\n".encode()
+
+    def _write(self, data: bytes) -> None:
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        transport.write(data)
+
     def _untaken(self) -> int:
         """Bytes that were written and that the client's side has not confirmed: what the system
         holds shrinks long before it takes anything more."""
@@ -66,26 +194,45 @@ class Outlet:
         held = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, b"\0" * 4))[0]
         return transport.get_write_buffer_size() + int(held)
 
-    async def room(self, request: web.BaseRequest) -> None:
+    async def room(self) -> None:
         """Return once the client has taken so much that more may be written."""
         self._watch()
         try:
-            await request.writer.drain()
+            await self._request.writer.drain()
         finally:
             self._unwatch()
 
-    async def finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Write the answer's end. Returns once all of it is out of the gateway's hands: a client
-        that reads no more could otherwise keep the connection, and what is held for it, for ever.
+    def when_free(self, go_on: Callable[[], None]) -> None:
+        """Call ``go_on`` once the client has taken so much that more may be written."""
+        self._watch()
+        self._freed = go_on
+        cast("Connection", self._protocol).when_free = self._go_on
+
+    def _go_on(self) -> None:
+        freed = self._freed
+        self.release()
+        if freed is not None:
+            freed()
+
+    def release(self) -> None:
+        """Wait for the client no more."""
+        self._unwatch()
+        self._freed = None
+        cast("Connection", self._protocol).when_free = None
+
+    async def flushed(self) -> None:
+        """Return once so little of the answer is left that it need not be waited for; where the
+        connection is to end, once all is out of the gateway's hands. A client that reads no more
+        could otherwise keep the connection, and what is held for it, for ever.
         """
+        transport = self._protocol.transport
+        if transport is None or not self.unflushed:
+            return
         self._watch()
         try:
-            await response.write_eof()
-            transport = self._protocol.transport
-            if transport is not None and transport.get_write_buffer_size():
-                transport.set_write_buffer_limits(0)
-                await request.writer.drain()
-                transport.set_write_buffer_limits()
+            transport.set_write_buffer_limits(0)
+            await self._request.writer.drain()
+            transport.set_write_buffer_limits()
         finally:
             self._unwatch()
 

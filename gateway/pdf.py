@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import io
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from gateway.errors import Code, RequestRejected
 from gateway.model import Media, Request

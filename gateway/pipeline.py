@@ -10,11 +10,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from gateway import pdf
 from gateway.actor import ActorRun, Part, failure_of
@@ -41,6 +42,7 @@ from gateway.observation import append, with_execution_id
 from gateway.route import Layer, Route
 from gateway.services import Services
 from gateway.sse import Decoder
+from gateway.upstreams.base import Pushing, Sink
 
 #: executeSync ends after this many seconds where its route sets no ``total_s``.
 EXECUTE_TOTAL_S: Final = 30.0
@@ -67,7 +69,9 @@ class Run:
     _new_id: str = ""
     _made: tuple[str, bytes] | None = None
     _frames: bytes = b""
-    _told: bool = True
+    _ending: list[Event] = field(default_factory=list)
+    #: Whether the last event was sent: the route's transform may have dropped it.
+    told: bool = True
 
     def __post_init__(self) -> None:
         bindings = {
@@ -87,38 +91,69 @@ class Run:
                 so to the caller has been yielded first.
         """
         sent = False
-        # What is last must not be followed by a failure: where an observation is to come, the end
-        # of the last layer waits until it has been made.
-        ending: list[Event] = []
         try:
             async with aclosing(self._events(dialect)) as events:
                 async for event in events:
-                    last = isinstance(event, LayerFinished) and event.last
-                    if dialect is Dialect.CAMBRION and (last or ending):
-                        ending.append(event)
-                        continue
-                    for item in self._to_send(event):
+                    for item in self._due(event, dialect):
                         sent = True
                         yield item
-            failure = self._reported_failure()
-            ready = None
-            if failure is None and dialect is Dialect.CAMBRION:
-                execution_id, observation = await self._observation()
-                ready = ObservationReady(await self._mapper.transformed(observation), execution_id)
-            for event in ending:
-                for item in self._to_send(event):
-                    sent = True
-                    yield item
-            if ready is not None:
-                yield ready
+            for item in await self.ending(dialect):
+                sent = True
+                yield item
         except GatewayError as error:
             if sent:
                 yield self.failed(error)
             raise
+        failure = self.reported_failure()
         if failure is not None:
-            if not self._told:  # the route's transform dropped the event that told of it
+            if not self.told:  # the route's transform dropped the event that told of it
                 yield self.failed(failure)
             raise failure
+
+    async def relay(self, upstream: Pushing, dialect: Dialect, sink: Sink) -> None:
+        """Run the one actor of a route whose one upstream pushes its events, and have them pushed
+        to ``sink``, which asks ``take`` what to send, and ``ending`` once this returns.
+
+        Raises GatewayError.
+        """
+        actor = await self._only(dialect)
+        await actor.relay(upstream, sink)
+
+    def take(self, event: Event, dialect: Dialect) -> Sequence[Event]:
+        """What is to be sent for an event that was pushed."""
+        match event:
+            case Frames():
+                if not event.count:
+                    return ()
+                self._frames = event.data
+                return (event,)
+            case ObservationReady():
+                return ()
+            case LayerStarted():
+                self._layer_id = event.layer_id
+        actor = self._actors[0]
+        actor.note(event)
+        if self._frames and event is actor.finished:
+            return ()  # its frame has been passed on already
+        return self._due(event, dialect)
+
+    def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
+        """What is to be sent for ``event`` now. What is last must not be followed by a failure:
+        where an observation is to come, the end of the last layer waits until it has been made."""
+        last = isinstance(event, LayerFinished) and event.last
+        if dialect is Dialect.CAMBRION and (last or self._ending):
+            self._ending.append(event)
+            return ()
+        return self._to_send(event)
+
+    async def ending(self, dialect: Dialect) -> list[Event]:
+        """What is to be sent when the last layer has ended. Raises GatewayError."""
+        ready = None
+        if dialect is Dialect.CAMBRION and self.reported_failure() is None:
+            execution_id, observation = await self._observation()
+            ready = ObservationReady(await self._mapper.transformed(observation), execution_id)
+        items = [item for event in self._ending for item in self._to_send(event)]
+        return items if ready is None else [*items, ready]
 
     async def call(self, dialect: Dialect) -> Result:
         """The whole result for a caller of ``dialect`` who does not stream. Raises GatewayError."""
@@ -126,10 +161,13 @@ class Run:
             raise RequestRejected("transform: missing; this call needs a JSONata expression")
         if self.mode is Mode.EXECUTE_TRANSFORM:
             await self.services.sandbox.check_syntax(self.request.transform or "")
-        async with aclosing(self._events(dialect)) as events:
-            async for _ in events:
-                pass
-        failure = self._reported_failure()
+        if self.route.only is not None:
+            await self._ask(dialect)
+        else:
+            async with aclosing(self._events(dialect)) as events:
+                async for _ in events:
+                    pass
+        failure = self.reported_failure()
         if dialect is Dialect.PUPAU:
             finished = self._actors[0].finished
             if finished is not None and self.route.plain:
@@ -147,6 +185,23 @@ class Run:
             return Result(execution_id, view=await self._mapper.json(observation))
         return Result(execution_id, view=await self._own_view(observation))
 
+    async def _ask(self, dialect: Dialect) -> None:
+        """Run the one actor of a route, on its one upstream, for the whole of its answer."""
+        actor = await self._only(dialect)
+        clock = self.services.clock
+        asked = clock()
+        try:
+            await actor.ask()
+        finally:
+            self.waited.upstream_s += clock() - asked
+
+    async def _only(self, dialect: Dialect) -> ActorRun:
+        """The one actor of a route that has no more, ready to run."""
+        await self._prepare(dialect)
+        actor = ActorRun(self.route.layers[0].actors[0], self._part(0, dialect))
+        self._actors = [actor]
+        return actor
+
     async def _events(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """The events of all layers, one after the other."""
         await self._prepare(dialect)
@@ -161,9 +216,15 @@ class Run:
 
     async def _prepare(self, dialect: Dialect) -> None:
         """Conversions, then the route's ``request`` transform."""
+        request = self.request
+        if not (
+            request.try_simple_text
+            or request.try_image_conversion
+            or self.route.transforms.request is not None
+        ):
+            return
         part = self._part(0, dialect)
         async with part.in_time():
-            request = self.request
             if unable := [t.guard for t in self.route.targets() if not t.guard.upstream.executes]:
                 if request.try_simple_text:
                     raise RequestRejected(
@@ -278,7 +339,7 @@ class Run:
     def _to_send(self, event: Event) -> Sequence[Event]:
         """The event, or what the route's ``event`` transform makes of it."""
         items = self._mapper.events(event)
-        self._told = bool(items)
+        self.told = bool(items)
         return items
 
     def _started(self) -> LayerStarted:
@@ -312,7 +373,7 @@ class Run:
                 self._layer_id = event.layer_id
         return self._layer_id
 
-    def _reported_failure(self) -> UpstreamFailed | None:
+    def reported_failure(self) -> UpstreamFailed | None:
         """The failure that an upstream's own actor reports instead of a message, where its layers
         were passed on."""
         if not self.route.plain or (finished := self._actors[0].finished) is None:

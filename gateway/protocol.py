@@ -30,11 +30,18 @@ def _body(error: RequestRejected) -> bytes:
     return msgspec.json.encode({"code": error.code, "name": error.name, "message": error.message})
 
 
-class _Protocol(RequestHandler):
+class Connection(RequestHandler):
     """A connection."""
 
     # Of these there is one for each client, idle or not.
-    __slots__ = ("_head_arriving", "_head_limit_s", "_head_since", "_head_timer", "_last_body")
+    __slots__ = (
+        "_head_arriving",
+        "_head_limit_s",
+        "_head_since",
+        "_head_timer",
+        "_last_body",
+        "when_free",
+    )
 
     def __init__(self, manager: HttpServer, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -45,6 +52,8 @@ class _Protocol(RequestHandler):
         self._head_arriving = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
+        #: Called once, when the client has taken so much that more may be written.
+        self.when_free: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio. A connection on which nothing comes is not kept for longer than a head."""
@@ -74,6 +83,12 @@ class _Protocol(RequestHandler):
             self._head_arriving = True
             self._await_head()
 
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        if self.when_free is not None:
+            self.when_free()
+
     @property
     def idle(self) -> bool:
         """Whether no request is being answered, nor about to be."""
@@ -84,7 +99,15 @@ class _Protocol(RequestHandler):
         idle = self.idle
         super().close()
         if idle:
-            self.force_close()
+            super().force_close()
+
+    def force_close(self) -> None:
+        """See aiohttp, whose keep-alive timer ends here. It lets go of what has not been sent yet
+        only when the client has taken it, which one that reads nothing never does."""
+        idle, transport = self.idle, self.transport
+        super().force_close()
+        if idle and transport is not None and transport.get_write_buffer_size():
+            transport.abort()
 
     def _await_head(self) -> None:
         self._head_since = self._loop.time()
@@ -106,7 +129,7 @@ class _Protocol(RequestHandler):
             return
         if self._head_arriving:
             self.transport.write(_late(limit_s))
-        self.force_close()
+        super().force_close()
 
     def handle_error(
         self,
@@ -158,9 +181,9 @@ class HttpServer(web.Server):
         """Close the connections on which nothing runs. aiohttp's own would tell the others too, and
         they would take no more of the bodies that are still arriving."""
         for connection in list(self._connections):
-            if cast("_Protocol", connection).idle:
+            if cast("Connection", connection).idle:
                 connection.close()
 
     def __call__(self) -> RequestHandler:
         """The protocol of one new connection."""
-        return cast("RequestHandler", _Protocol(self, loop=self._loop, **self._kwargs))
+        return cast("RequestHandler", Connection(self, loop=self._loop, **self._kwargs))

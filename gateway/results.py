@@ -8,11 +8,11 @@ Does not know: where a result came from, or what becomes of what is made of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
 from gateway.model import Media, Request
 

@@ -14,6 +14,7 @@ from gateway.compiled import CompiledActor, CompiledPipeline
 from gateway.guard import Guard
 from gateway.measured import Measured
 from gateway.pipeline_sections import ActorSection, PipelineConfig, Policy
+from gateway.upstreams.base import Pushing, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class Route:
     config: PipelineConfig
     layers: tuple[Layer, ...]
     transforms: CompiledPipeline[Measured]
+    #: The upstream of its one actor, where it is one actor that names one: then nothing has to be
+    #: put together, and a run needs neither tasks nor queues.
+    only: Upstream | None
+    #: The same, where it can push the events of its own layers.
+    pushing: Pushing | None
 
     @property
     def plain(self) -> bool:
@@ -149,10 +155,16 @@ def build_routes(
             for layer, made in zip(section.layers, compiled, strict=True)
         )
 
-    return {
-        name: Route(name, section, layers(name, section), transforms[name])
-        for name, section in pipelines.items()
-    }
+    def route(name: str, section: PipelineConfig) -> Route:
+        made = layers(name, section)
+        targets = made[0].actors[0].targets
+        only = None
+        if not section.layers and len(targets) == 1:
+            only = targets[0].guard.upstream
+        pushing = only if isinstance(only, Pushing) and only.layered else None
+        return Route(name, section, made, transforms[name], only, pushing)
+
+    return {name: route(name, section) for name, section in pipelines.items()}
 
 
 def _actor(

@@ -6,16 +6,16 @@ Does not know: whether a pipeline of that name exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from gateway.errors import Code, RequestRejected
 from gateway.metrics import Dialect, Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What is asked for. ``pipeline`` is as the caller wrote it, unchecked; ``""`` for none."""
 
     action: str

@@ -28,9 +28,10 @@ from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request
-from gateway.outlet import Outlet
+from gateway.outlet import Outlet, Written
 from gateway.pipeline import Run
 from gateway.protocol import SERVER
+from gateway.relay import Relay
 from gateway.route import Route
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
 from gateway.site import Site
@@ -39,7 +40,7 @@ _DIALECTS: Final = {Dialect.CAMBRION: cambrion, Dialect.PUPAU: pupau}
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 # What keeps whatever stands between from holding a stream back.
-_UNBUFFERED: Final = {hdrs.CACHE_CONTROL: "no-cache", "X-Accel-Buffering": "no"}
+_UNBUFFERED: Final = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
 # How long a client may take to read the end of an answer that a stop cut short, and how often that
@@ -75,7 +76,7 @@ class Gateway:
         self._idle.set()
         self._stopping = False
         self._stopped = False
-        self._actions: dict[str, Callable[[Exchange, Target], Awaitable[web.StreamResponse]]] = {
+        self._actions: dict[str, Callable[[Exchange, Target], Awaitable[Written]]] = {
             "healthz": self._healthz,
             "readyz": self._readyz,
             "metrics": self._expose,
@@ -86,7 +87,7 @@ class Gateway:
             "query": self._query,
         }
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> Written:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
         site = self._site
         exchange = Exchange(
@@ -103,10 +104,14 @@ class Gateway:
         self._idle.clear()
         try:
             return await self._answer(exchange)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             exchange.leave()
             exchange.outlet.drop()
             raise
+        except ConnectionError:  # nobody is there to be told
+            exchange.leave()
+            exchange.outlet.drop()
+            return Written(keep_alive=False)
         finally:
             self._running.discard(exchange)
             if not self._running:
@@ -114,7 +119,7 @@ class Gateway:
             site.leave()
             exchange.account(self._metrics, self._clock())
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange) -> Written:
         request = exchange.request
         try:
             if self._stopped:
@@ -200,7 +205,7 @@ class Gateway:
 
     # Pipelines
 
-    async def _execute(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _execute(self, exchange: Exchange, target: Target) -> Written:
         route, caller = self._admit(exchange, target)
         stream = target.mode is Mode.EXECUTE and accepts(exchange.request, _EVENT_STREAM)
         if stream:
@@ -226,7 +231,7 @@ class Gateway:
             exchange, 200, cambrion.render_result(result, view=view), content_type
         )
 
-    async def _query(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _query(self, exchange: Exchange, target: Target) -> Written:
         request = exchange.request
         stream = flag(request, "sse")
         if stream:
@@ -311,7 +316,7 @@ class Gateway:
         finally:
             exchange.waited.client_s += self._clock() - began
 
-    async def _stream(self, exchange: Exchange, run: Run) -> web.StreamResponse:
+    async def _stream(self, exchange: Exchange, run: Run) -> Written:
         """Write the run's events as they come. A run that fails before anything was written still
         gets the status that says so."""
         dialect = exchange.dialect
@@ -319,19 +324,23 @@ class Gateway:
         labels = (exchange.pipeline, dialect)
         stream = EventStream(
             exchange,
-            self._head(exchange, _EVENT_STREAM) | _UNBUFFERED,
-            close=self._stopping,
+            _head(exchange, _EVENT_STREAM) + _UNBUFFERED,
             heartbeat_s=exchange.site.server.heartbeat_s,
             counter=self._metrics.stream_events.labels(*labels),
             clock=self._clock,
         )
+        exchange.outlet.closing |= self._stopping
         open_streams = self._metrics.streams_open.labels(*labels)
         open_streams.inc()
         try:
             with stream:
                 try:
-                    async with aclosing(run.stream(dialect)) as events:
-                        await stream.relay(events, render)
+                    if run.route.pushing is not None:
+                        relay = Relay(run, exchange, stream, dialect, render, self._clock)
+                        await relay.run(run.route.pushing)
+                    else:
+                        async with aclosing(run.stream(dialect)) as events:
+                            await stream.relay(events, render)
                 except GatewayError as error:
                     if not stream.opened:
                         raise
@@ -351,7 +360,8 @@ class Gateway:
                     if not stream.opened:
                         raise
                     await stream.send(render(run.failed(self._internal(exchange))))
-                return await stream.finish(close=self._stopping)
+                exchange.outlet.closing |= self._stopping
+                return await stream.finish()
         finally:
             open_streams.dec()
 
@@ -367,7 +377,7 @@ class Gateway:
 
     # Descriptions
 
-    async def _list(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _list(self, exchange: Exchange, target: Target) -> Written:
         caller = exchange.site.keyring.identify(exchange.request.headers)
         exchange.key = caller.name
         described = [
@@ -375,13 +385,13 @@ class Gateway:
         ]
         return await self._send(exchange, 200, msgspec.json.encode(described))
 
-    async def _describe(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _describe(self, exchange: Exchange, target: Target) -> Written:
         route, _ = self._admit(exchange, target)
         definition = await self._graph(exchange, route)
         described = {"pipeline": _description(route), "pipelineDefinition": definition}
         return await self._send(exchange, 200, msgspec.json.encode(described))
 
-    async def _definition(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _definition(self, exchange: Exchange, target: Target) -> Written:
         route, _ = self._admit(exchange, target)
         definition = await self._graph(exchange, route)
         return await self._send(exchange, 200, msgspec.json.encode(definition))
@@ -395,10 +405,10 @@ class Gateway:
 
     # The gateway itself
 
-    async def _healthz(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _healthz(self, exchange: Exchange, target: Target) -> Written:
         return await self._send(exchange, 200, b'{"alive":true}')
 
-    async def _readyz(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _readyz(self, exchange: Exchange, target: Target) -> Written:
         if self._stopping:
             body = b'{"ready":false,"failing":{},"stopping":true}'
             return await self._send(exchange, 503, body)
@@ -406,7 +416,7 @@ class Gateway:
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._send(exchange, 503 if failures else 200, body)
 
-    async def _expose(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _expose(self, exchange: Exchange, target: Target) -> Written:
         text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
         return await self._send(exchange, 200, text, content_type)
 
@@ -418,44 +428,41 @@ class Gateway:
         status: int,
         body: bytes,
         content_type: str = _JSON,
-        headers: dict[str, str] | None = None,
-    ) -> web.StreamResponse:
-        response = web.Response(
-            status=status, body=body, headers=self._head(exchange, content_type) | (headers or {})
-        )
-        if self._stopping or status == 408:
-            response.force_close()
+        fields: str = "",
+    ) -> Written:
+        outlet = exchange.outlet
+        outlet.closing |= self._stopping or status == 408
         exchange.status = status
         exchange.response_bytes = len(body)
-        began = self._clock()
-        await response.prepare(exchange.request)
-        await exchange.outlet.finish(exchange.request, response)
-        exchange.waited.client_s += self._clock() - began
-        if self._stopping:  # by now, though its head may not have said so
-            response.force_close()
+        outlet.answer(status, _head(exchange, content_type) + fields, body)
+        if outlet.unflushed:
+            began = self._clock()
+            await outlet.flushed()
+            exchange.waited.client_s += self._clock() - began
+        outlet.closing |= self._stopping  # by now, though its head may not have said so
         if status == 408:
             # Whoever was too slow to send the request is not waited for to send the rest of it.
             exchange.request.protocol.force_close()
-        return response
+        return outlet.written
 
-    def _head(self, exchange: Exchange, content_type: str) -> dict[str, str]:
-        """The fields that every answer has."""
-        return {
-            hdrs.CONTENT_TYPE: content_type,
-            hdrs.SERVER: SERVER,
-            "X-Request-Id": exchange.request_id,
-        }
-
-    async def _send_error(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
-        headers: dict[str, str] = {}
+    async def _send_error(self, exchange: Exchange, error: GatewayError) -> Written:
+        fields = ""
         if isinstance(error, MethodNotAllowed):
-            headers[hdrs.ALLOW] = error.allowed
+            fields += f"Allow: {error.allowed}\r\n"
         if error.retry_after_s is not None:
-            headers[hdrs.RETRY_AFTER] = str(max(1, ceil(error.retry_after_s)))
+            fields += f"Retry-After: {max(1, ceil(error.retry_after_s))}\r\n"
         if error.status == 401:
-            headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            fields += "WWW-Authenticate: Bearer\r\n"
         body = _DIALECTS[exchange.dialect].render_error(error)
-        return await self._send(exchange, error.status, body, headers=headers)
+        return await self._send(exchange, error.status, body, fields=fields)
+
+
+def _head(exchange: Exchange, content_type: str) -> str:
+    """The lines that every answer's head has."""
+    return (
+        f"Content-Type: {content_type}\r\nServer: {SERVER}\r\n"
+        f"X-Request-Id: {exchange.request_id}\r\n"
+    )
 
 
 def _description(route: Route) -> dict[str, Any]:

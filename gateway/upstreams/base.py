@@ -1,23 +1,21 @@
 """What every kind of upstream offers, and nothing else.
 
-Owns: the ``Upstream`` protocol and ``Call``, which says what is wanted of it.
+Owns: the ``Upstream`` protocols and ``Call``, which says what is wanted of one.
 Does not know: any wire format, any policy, who is calling.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from gateway.model import Event, Request
 from gateway.transform import Transform
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One call of one actor on one upstream.
 
     ``pipeline`` is the upstream's own name for what to run (a pipeline ID, a Triton model);
@@ -74,6 +72,14 @@ class Upstream(Protocol):
         """
         ...
 
+    async def call(self, call: Call) -> Event:
+        """Run ``call`` and return the one event that says all: what ``stream`` would end with.
+
+        For a request that is not streamed: there is nothing to see before. Cancelling it cancels
+        the work upstream. Raises as ``stream`` does.
+        """
+        ...
+
     async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
         """The graph of ``pipeline``: ``{"nodes": [...], "edges": [...]}`` in Cambrion's shape."""
         ...
@@ -85,4 +91,43 @@ class Upstream(Protocol):
 
     async def close(self) -> None:
         """Close every connection. No call may be running."""
+        ...
+
+
+class Source(Protocol):
+    """Where pushed events come from; it can be held back."""
+
+    def pause(self) -> None:
+        """Push nothing for now. What has been read already may still come."""
+        ...
+
+    def resume(self) -> None:
+        """Go on pushing."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes events as they are read off the wire, and must not wait."""
+
+    def begin(self, source: Source) -> None:
+        """Events will come from ``source``."""
+        ...
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """The events of one read, made as they are asked for. What this raises, and what making
+        them raises, ends the call."""
+        ...
+
+
+@runtime_checkable
+class Pushing(Upstream, Protocol):
+    """An upstream whose streams need no task of their own: each read is handed on where it is
+    made."""
+
+    async def relay(self, call: Call, sink: Sink) -> None:
+        """Run ``call``, which is streamed, and push its events to ``sink``; returns after the last.
+
+        The same events as ``stream`` yields. Cancelling it cancels the work upstream. Raises as
+        ``stream`` does, and what ``sink`` raises.
+        """
         ...

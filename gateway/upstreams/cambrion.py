@@ -41,6 +41,10 @@ class CambrionUpstream:
 
     async def stream(self, call: Call) -> AsyncIterator[Event]:
         """See ``Upstream.stream``. Yields one ``ObservationReady``: the dialect has no stream."""
+        yield await self.call(call)
+
+    async def call(self, call: Call) -> Event:
+        """See ``Upstream.call``."""
         request = call.request
         async with self._api.request(
             "POST",
@@ -52,9 +56,8 @@ class CambrionUpstream:
         ) as response:
             text = await self._api.read(response)
         if len(text) < _LARGE_BYTES:
-            yield self._read(text)
-        else:
-            yield await asyncio.to_thread(self._read, text)
+            return self._read(text)
+        return await asyncio.to_thread(self._read, text)
 
     def _read(self, text: bytes) -> ObservationReady:
         try:

@@ -85,6 +85,19 @@ class PupauUpstream:
             except EventTooLarge as error:
                 raise self._api.invalid(error.message) from error
 
+    async def call(self, call: Call) -> Event:
+        """See ``Upstream.call``."""
+        request = call.request
+        async with self._api.request(
+            "POST",
+            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse=false",
+            request_id=request.request_id,
+            connect_s=call.connect_s,
+            body=_body(call),
+            headers=dict(request.headers),
+        ) as response:
+            return self._read_list(await self._api.read(response), call)
+
     def _read_list(self, text: bytes, call: Call) -> LayerFinished:
         try:
             responses = parse_responses(text)

@@ -69,7 +69,7 @@ def test_each_event_is_read_back_and_keeps_its_text(event: Event, text: str) -> 
     assert event_json(read) == text.encode()
     assert isinstance(read, LayerStarted | Delta | LayerFinished)
     assert read.raw == text.encode()
-    for name in (n for n in event.__dataclass_fields__ if n != "raw"):
+    for name in (n for n in event.__struct_fields__ if n != "raw"):
         assert getattr(read, name) == getattr(event, name)
 
 

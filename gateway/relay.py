@@ -1,0 +1,120 @@
+"""A streamed run whose one upstream pushes its events: each is written where it was read.
+
+Between the two connections there is no task, no queue and no wait: what a read of the upstream's
+connection holds is rendered and written to the client's, in one piece, before the read is over.
+
+Owns: the way of pushed events to the stream; the holding back of the upstream while the client has
+no room, and whose time that is.
+Does not know: what the events mean, what becomes of a stream that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from gateway.errors import GatewayError
+from gateway.eventstream import EventStream
+from gateway.exchange import Exchange
+from gateway.metrics import Dialect
+from gateway.model import Event, Frames
+from gateway.pipeline import Run
+from gateway.upstreams.base import Pushing, Source
+
+
+class Relay:
+    """The way of one run's events to its caller, who speaks ``dialect``."""
+
+    __slots__ = (
+        "_busy_s",
+        "_clock",
+        "_dialect",
+        "_exchange",
+        "_held_since",
+        "_render",
+        "_run",
+        "_source",
+        "_stream",
+    )
+
+    def __init__(
+        self,
+        run: Run,
+        exchange: Exchange,
+        stream: EventStream,
+        dialect: Dialect,
+        render: Callable[[Event], bytes],
+        clock: Callable[[], float],
+    ) -> None:
+        self._run = run
+        self._exchange = exchange
+        self._stream = stream
+        self._dialect = dialect
+        self._render = render
+        self._clock = clock
+        self._source: Source | None = None
+        #: Since when the client is waited for; ``None``: it is not.
+        self._held_since: float | None = None
+        #: Seconds that were spent on the events themselves, while the upstream was waited for.
+        self._busy_s = 0.0
+
+    async def run(self, upstream: Pushing) -> None:
+        """Run it to its end. Raises GatewayError; where anything had been written before, the event
+        that says so to the caller, too, has been."""
+        run, stream, render = self._run, self._stream, self._render
+        waited, clock = self._exchange.waited, self._clock
+        asked, others_s = clock(), waited.client_s
+        try:
+            try:
+                await run.relay(upstream, self._dialect, self)
+            finally:
+                self._go_on()
+                others_s = waited.client_s - others_s + self._busy_s
+                waited.upstream_s += max(0.0, clock() - asked - others_s)
+                self._exchange.outlet.release()
+            for event in await run.ending(self._dialect):
+                await stream.send(render(event), 1)
+        except GatewayError as error:
+            if stream.told:
+                await stream.send(render(run.failed(error)))
+            raise
+        failure = run.reported_failure()
+        if failure is not None:
+            if not run.told:  # the route's transform dropped the event that told of it
+                await stream.send(render(run.failed(failure)))
+            raise failure
+
+    def begin(self, source: Source) -> None:
+        """See ``Sink``."""
+        self._source = source
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """See ``Sink``. Events before one that fails are still written."""
+        began = self._clock()
+        take, render, dialect = self._run.take, self._render, self._dialect
+        pieces: list[bytes] = []
+        count = 0
+        try:
+            for event in events:
+                for item in take(event, dialect):
+                    pieces.append(render(item))
+                    count += item.count if isinstance(item, Frames) else 1
+        finally:
+            if pieces:
+                self._stream.push(pieces[0] if len(pieces) == 1 else b"".join(pieces), count)
+                if self._held_since is None and self._exchange.outlet.blocked:
+                    self._hold()
+            self._busy_s += self._clock() - began
+
+    def _hold(self) -> None:
+        self._held_since = self._clock()
+        if self._source is not None:
+            self._source.pause()
+        self._exchange.outlet.when_free(self._go_on)
+
+    def _go_on(self) -> None:
+        """The client has room, or is waited for no more."""
+        if self._held_since is not None:
+            self._exchange.waited.client_s += self._clock() - self._held_since
+            self._held_since = None
+            if self._source is not None:
+                self._source.resume()
