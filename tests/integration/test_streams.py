@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from typing import Any
 
 import aiohttp
@@ -16,6 +15,7 @@ from tests.support.client import check_stream, read_events
 from tests.support.remote import Peer, Remote, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, OBSERVATION, cambrion_script, frames, pupau_script
+from tests.support.timing import Stopwatch, patience, promised, until
 
 PUPAU = """
 upstreams:
@@ -79,12 +79,12 @@ FORMS = pytest.mark.parametrize(
 async def test_the_first_event_is_out_within_five_milliseconds_of_its_coming_in(
     path: str, headers: dict[str, str]
 ) -> None:
-    sent: list[float] = []
+    sent: list[Stopwatch] = []
 
     async def script(seen: Seen, peer: Peer) -> None:
         await peer.open_stream()
         await asyncio.sleep(0.02)
-        sent.append(time.monotonic())
+        sent.append(Stopwatch())
         await peer.chunk(frames(EVENTS[:1]))
         await seen.gone.wait()
 
@@ -98,9 +98,9 @@ async def test_the_first_event_is_out_within_five_milliseconds_of_its_coming_in(
         for _ in range(21):
             async with session.post(path, json=body, headers=headers) as response:
                 await response.content.readuntil(b"\n\n")
-                delays.append(time.monotonic() - sent[-1])
+                delays.append(sent[-1].passed_s())
                 response.close()
-    assert sorted(delays)[10] < 0.005  # the middle one: whatever else runs on this machine
+    assert sorted(delays)[10] < 0.005  # the middle one: upstream and client are in it, too
 
 
 @FORMS
@@ -157,12 +157,6 @@ async def test_a_data_line_of_two_megabytes_passes() -> None:
                 assert check_stream(await read_events(response)) == {"c": big}
 
 
-async def open_until(upstream: Remote, connections: int) -> None:
-    async with asyncio.timeout(1):
-        while upstream.open_connections != connections:
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("path", ["/pipelines/plain/queries?sse=true", "/pipelines/plain/queries"])
 async def test_a_client_that_leaves_ends_the_work_upstream(path: str, after: int) -> None:
@@ -179,16 +173,17 @@ async def test_a_client_that_leaves_ends_the_work_upstream(path: str, after: int
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
             '{"request":"x"}'.encode()
         )
-        await open_until(far, 1)
-        await asyncio.sleep(0.05)
-        assert len(far.seen) == 1
+        await until(lambda: far.seen)
         writer.close()
-        async with asyncio.timeout(1):
+        async with promised(1):
             await far.seen[0].gone.wait()
-        await open_until(far, 0)
-        async with client(base) as session, session.get("/metrics") as response:
-            text = await response.text()
-        assert 'outcome="client_gone",pipeline="plain"} 1.0' in text
+        await until(lambda: not far.open_connections)
+        gone = 'outcome="client_gone",pipeline="plain"} 1.0'
+        async with client(base) as session, patience():
+            text = ""
+            while gone not in text:  # counted once it has all been ended
+                async with session.get("/metrics") as response:
+                    text = await response.text()
         for line in text.splitlines():
             if line.startswith("gateway_streams_open{"):
                 assert line.endswith(" 0.0")

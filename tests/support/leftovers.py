@@ -18,7 +18,7 @@ from typing import Protocol
 import aiohttp
 
 #: How long the last of it may take to go, seconds.
-SETTLE_S = 2.0
+SETTLE_S = 30.0
 GAUGES = ("gateway_streams_open", "gateway_upstream_running", "gateway_upstream_waiting")
 _SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
