@@ -28,7 +28,6 @@ from gateway.metrics import Metrics
 from gateway.protocol import HttpServer
 from gateway.reloading import Load, Loaded, Reloader
 from gateway.server import Gateway
-from gateway.upstreams.http import tracing
 
 #: How long an idle client connection is kept, and how long an unread body is drained, seconds.
 KEEPALIVE_S: Final = 75.0
@@ -152,11 +151,10 @@ async def _open(loaded: Loaded, load: Load) -> AsyncIterator[_Running]:
 
 
 def _session() -> aiohttp.ClientSession:
-    """The one HTTP client: no cookies, no proxies from the environment, no inflating."""
+    """The HTTP client for Triton: no cookies, no proxies from the environment, no inflating."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15.0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[tracing()],
         auto_decompress=False,
         trust_env=False,
         read_bufsize=64 * 1024,

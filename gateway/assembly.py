@@ -232,7 +232,6 @@ def _upstream(
             event_bytes_max=bounds.event_bytes_max,
         )
     api = HttpApi(
-        session,
         name=name,
         url=section.url,
         key_header="X-API-Key" if section.kind == "cambrion" else "Api-Key",

@@ -15,7 +15,8 @@ import msgspec
 
 from gateway.model import Event, Media, ObservationReady
 from gateway.upstreams.base import Call
-from gateway.upstreams.http import Body, HttpApi
+from gateway.upstreams.http import HttpApi
+from gateway.upstreams.outgoing import Body
 
 
 class _Answer(msgspec.Struct, rename="camel"):
@@ -46,15 +47,14 @@ class CambrionUpstream:
     async def call(self, call: Call) -> Event:
         """See ``Upstream.call``."""
         request = call.request
-        async with self._api.request(
-            "POST",
+        with await self._api.post(
             f"/pipelines/{quote(call.pipeline, safe='')}/executeSync",
+            _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
-            body=_body(call),
-            headers=dict(request.headers),
-        ) as response:
-            text = await self._api.read(response)
+            headers=request.headers,
+        ) as answer:
+            text = await answer.read()
         if len(text) < _LARGE_BYTES:
             return self._read(text)
         return await asyncio.to_thread(self._read, text)
@@ -74,13 +74,12 @@ class CambrionUpstream:
 
     async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
         """See ``Upstream.definition``: as the remote API describes it."""
-        async with self._api.request(
-            "GET",
+        with await self._api.get(
             f"/pipelines/{quote(pipeline, safe='')}/definition",
             request_id=request_id,
             connect_s=5.0,
-        ) as response:
-            text = await self._api.read(response)
+        ) as answer:
+            text = await answer.read()
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
         except (ValueError, RecursionError) as error:
@@ -88,8 +87,7 @@ class CambrionUpstream:
 
     async def probe(self) -> None:
         """See ``Upstream.probe``: the list of pipelines is asked for."""
-        async with self._api.request("GET", "/pipelines", request_id="ready", connect_s=2.0):
-            return
+        (await self._api.get("/pipelines", request_id="ready", connect_s=2.0)).close()
 
     async def close(self) -> None:
         """See ``Upstream.close``."""

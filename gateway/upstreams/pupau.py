@@ -14,7 +14,6 @@ from contextlib import aclosing, suppress
 from typing import Any, Final
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from gateway.dialects.events import parse_event, parse_responses
@@ -23,7 +22,8 @@ from gateway.mediatype import extension
 from gateway.model import Event, Frames, LayerFinished, Media
 from gateway.sse import Decoder, Splitter, is_event_stream
 from gateway.upstreams.base import Call
-from gateway.upstreams.http import Body, HttpApi
+from gateway.upstreams.http import HttpApi
+from gateway.upstreams.outgoing import Body
 
 # What a quoted parameter of a form part's header may not hold as it is.
 _UNQUOTABLE: Final = re.compile(r'[\x00-\x1f\x7f"]')
@@ -52,25 +52,24 @@ class PupauUpstream:
         """
         request = call.request
         wanted = "true" if request.stream else "false"
-        async with self._api.request(
-            "POST",
+        with await self._api.post(
             f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse={wanted}",
+            _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
             accept="text/event-stream" if request.stream else "application/json",
-            body=_body(call),
-            headers=dict(request.headers),
-        ) as response:
+            headers=request.headers,
+        ) as answer:
             if not request.stream:
-                yield self._read_list(await self._api.read(response), call)
+                yield self._read_list(await answer.read(), call)
                 return
-            if not is_event_stream(response.headers.get("Content-Type", "")):
+            if not is_event_stream(answer.headers.get("content-type")):
                 raise self._api.invalid(
-                    f"answered a streaming query with {response.content_type}, not an event stream"
+                    f"answered a streaming query with {answer.content_type}, not an event stream"
                 )
             reader = _FrameReader(self) if call.frames else _EventReader(self)
             try:
-                async with aclosing(self._api.pieces(response)) as pieces:
+                async with aclosing(answer.pieces()) as pieces:
                     async for piece in pieces:
                         for event in reader.feed(piece):
                             yield event
@@ -88,15 +87,14 @@ class PupauUpstream:
     async def call(self, call: Call) -> Event:
         """See ``Upstream.call``."""
         request = call.request
-        async with self._api.request(
-            "POST",
+        with await self._api.post(
             f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse=false",
+            _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
-            body=_body(call),
-            headers=dict(request.headers),
-        ) as response:
-            return self._read_list(await self._api.read(response), call)
+            headers=request.headers,
+        ) as answer:
+            return self._read_list(await answer.read(), call)
 
     def _read_list(self, text: bytes, call: Call) -> LayerFinished:
         try:
@@ -125,8 +123,7 @@ class PupauUpstream:
     async def probe(self) -> None:
         """See ``Upstream.probe``: the dialect has nothing cheap to ask, so any answer will do."""
         try:
-            async with self._api.request("GET", "/", request_id="ready", connect_s=2.0):
-                return
+            (await self._api.get("/", request_id="ready", connect_s=2.0)).close()
         except UpstreamFailed as error:
             if error.code in (Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_BUSY):
                 raise
@@ -141,7 +138,7 @@ async def _rest(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     breaks off or goes on for ever is no failure, and it is soon given up."""
     clock = asyncio.get_running_loop().time
     until = clock() + _END_S
-    with suppress(StopAsyncIteration, TimeoutError, aiohttp.ClientError, UpstreamFailed):
+    with suppress(StopAsyncIteration, TimeoutError, UpstreamFailed):
         while clock() < until:
             async with asyncio.timeout_at(until):
                 piece = await anext(pieces)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from tests.support.client import read_events
 from tests.support.remote import Peer, Remote, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, OBSERVATION, answering, frames
+from tests.support.timing import Stopwatch, patience
 
 CONFIG = """
 bounds: {{pdf_pages_max: 3}}
@@ -64,11 +64,11 @@ async def test_a_body_of_many_keys_costs_no_more_than_its_size() -> None:
     parameters = ",".join(f'"{number:x}":1' for number in range(60_000))
     body = f'{{"text":"x","runtimeParameters":{{{parameters},"0":1}}}}'
     async with running(good) as (_, session):
-        began = time.monotonic()
+        answered = Stopwatch(family=True)
         async with session.post("/v1/pipelines/doc/executeSync", data=body) as response:
             assert response.status == 400
             assert 'the key "0" more than once' in (await response.json())["message"]
-        assert time.monotonic() - began < 5  # a quadratic search takes a minute
+        assert answered.passed_s() < 5  # a quadratic search takes a minute
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_a_client_that_waits_for_the_word_to_go_on_gets_it(expected: str) 
             f"POST /v1/pipelines/doc/executeSync HTTP/1.1\r\nHost: x\r\n"
             f"Content-Length: 12\r\nExpect: {expected}\r\n\r\n".encode()
         )
-        async with asyncio.timeout(2):
+        async with patience():
             first = await reader.readuntil(b"\r\n\r\n")
             if expected == "more":
                 assert first.startswith(b"HTTP/1.1 417")
@@ -328,7 +328,7 @@ async def test_a_kept_connection_that_went_stale_costs_the_caller_nothing() -> N
             path = "/v1/pipelines/doc/executeSync"
             async with session.post(path, json={"text": "x"}) as response:
                 assert response.status == 200
-        assert len(far.seen) == 9
+        assert len(far.seen) == 11  # each connection served one, and lost the next
 
 
 async def test_where_all_kept_connections_went_stale_a_new_one_is_made() -> None:
@@ -431,10 +431,10 @@ async def test_a_fast_transformed_stream_leaves_room_for_others() -> None:
                     pass
 
             reading = asyncio.create_task(read())
-            until = time.monotonic() + 2
-            while (began := time.monotonic()) < until:
+            for _ in range(100):
+                gap = Stopwatch()
                 await asyncio.sleep(0.002)
-                gaps.append(time.monotonic() - began)
+                gaps.append(gap.passed_s())
             reading.cancel()
     # Upstream, gateway and reader share this loop: most turns are short all the same.
     assert sorted(gaps)[len(gaps) // 2] < 0.1
