@@ -25,11 +25,11 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from gateway.model import Event
+from gateway.model import Delta, Event, ObservationReady
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton_inputs import build_inputs
 from gateway.upstreams.triton_model import Model, read_definition, read_model
-from gateway.upstreams.triton_outputs import Pieces, whole_answer
+from gateway.upstreams.triton_outputs import Pieces, whole_answer, whole_text
 from gateway.upstreams.triton_wire import (
     Inference,
     Refused,
@@ -111,8 +111,7 @@ class TritonUpstream:
         an empty one that is finished, and an ``ObservationReady`` only where ``call.output`` yields
         one.
         """
-        request_id = call.request.request_id
-        model = await self.describe(call.pipeline, request_id)
+        model = await self.describe(call.pipeline, call.request.request_id)
         for last_try in (False, True):
             begun = False
             try:
@@ -122,14 +121,30 @@ class TritonUpstream:
                         yield event
                 return
             except (Refused, RequestRejected, TransformFailed) as error:
-                changed = None
-                if not begun and not last_try and _may_be_stale(error):
-                    changed = await self._changed(call.pipeline, model, request_id)
-                if changed is None:
-                    if isinstance(error, Refused):
-                        raise failure(error, self.name, call.pipeline) from error
-                    raise
-                model = changed
+                model = await self._next(call, model, error, last_try=begun or last_try)
+
+    def answers_once(self, pipeline: str) -> bool:
+        """See ``Upstream.answers_once``: a model that is known not to be decoupled does."""
+        model = self._models.get(pipeline)
+        return model is not None and not model.decoupled
+
+    async def call(self, call: Call) -> Event:
+        """See ``Upstream.call``.
+
+        The one event of a model that answers once. Of a decoupled one, the observation where it
+        came to one, else a ``Delta`` of all its pieces.
+        """
+        model = self._models.get(call.pipeline)
+        if model is None:
+            model = await self.describe(call.pipeline, call.request.request_id)
+        try:
+            return await self._whole(call, model)
+        except (Refused, RequestRejected, TransformFailed) as error:
+            model = await self._next(call, model, error)
+        try:
+            return await self._whole(call, model)
+        except Refused as error:
+            raise failure(error, self.name, call.pipeline) from error
 
     async def describe(self, model: str, request_id: str = "") -> Model:
         """What Triton says of ``model``; asked once, however many want to know.
@@ -165,15 +180,29 @@ class TritonUpstream:
         """See ``Upstream.close``."""
         await self._transport.close()
 
-    async def _run(self, call: Call, model: Model) -> AsyncGenerator[Event]:
-        inference = self._inference(call, model)
+    async def _whole(self, call: Call, model: Model) -> Event:
+        """All that one call comes to."""
         if not model.decoupled:
-            tensors = await self._transport.infer(inference)
+            # No name for the request's tensors: what has been written into a message is let go of.
+            tensors = await self._transport.infer(self._inference(call, model))
+            return whole_answer(call, tensors, self.name)
+        text = []
+        async with aclosing(self._run(call, model)) as events:
+            async for event in events:
+                if isinstance(event, ObservationReady):
+                    return event  # nothing comes after it
+                text.append(event.message)
+        return whole_text(call, "".join(text))
+
+    async def _run(self, call: Call, model: Model) -> AsyncGenerator[Delta | ObservationReady]:
+        if not model.decoupled:
+            tensors = await self._transport.infer(self._inference(call, model))
             yield whole_answer(call, tensors, self.name)
             return
         pieces = Pieces(call, self.name)
         received = 0
-        async with aclosing(self._transport.stream(inference)) as responses:
+        responses = self._transport.stream(self._inference(call, model))
+        async with aclosing(responses):
             async for tensors in responses:
                 received += self._bounded(tensors, received)
                 piece = pieces.feed(tensors)
@@ -188,6 +217,7 @@ class TritonUpstream:
             request_id=call.request.request_id,
             headers=call.request.headers,
             inputs=build_inputs(call, model),
+            media=call.request.media,
             connect_s=call.connect_s,
         )
         if inference.bytes_total > self._request_bytes_max:
@@ -226,6 +256,25 @@ class TritonUpstream:
                 f"upstream {self.name}: its description of model {model} cannot be read: {error}",
                 code=Code.UPSTREAM_INVALID,
             ) from error
+
+    async def _next(
+        self,
+        call: Call,
+        used: Model,
+        error: Refused | RequestRejected | TransformFailed,
+        *,
+        last_try: bool = False,
+    ) -> Model:
+        """What to run in place of ``used``, where ``error`` comes of its having been loaded anew;
+        otherwise raises what ``error`` means."""
+        changed = None
+        if not last_try and _may_be_stale(error):
+            changed = await self._changed(call.pipeline, used, call.request.request_id)
+        if changed is not None:
+            return changed
+        if isinstance(error, Refused):
+            raise failure(error, self.name, call.pipeline) from error
+        raise error
 
     async def _changed(self, name: str, used: Model, request_id: str) -> Model | None:
         """The model ``name`` as it is now, if it differs from ``used``.

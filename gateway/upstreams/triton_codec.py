@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
 
+#: What the bytes of an element may stand in.
+Buffer = bytes | memoryview
+
 #: Integer datatypes: the letter ``struct`` has for each, and its range.
 _INTEGERS: Final[dict[str, tuple[str, int, int]]] = {
     "UINT8": ("B", 0, 2**8 - 1),
@@ -49,6 +52,8 @@ DATATYPES: Final = ("BOOL", *_INTEGERS, *_FLOATS, "BYTES")
 #: Ranks above this do not occur; it keeps the search for a fitting shape short.
 _RANK_MAX: Final = 16
 _LENGTH: Final = struct.Struct("<I")
+#: An element from this size on is not copied into its tensor, but stands as a segment of its own.
+_SEGMENT_BYTES: Final = 64 * 1024
 
 
 class TensorError(ValueError):
@@ -57,10 +62,16 @@ class TensorError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tensor ready to be sent: its whole shape, no -1 left, and its bytes."""
+    """A tensor ready to be sent: its whole shape, no -1 left, and its bytes, which are its
+    ``segments`` one after the other. Large BYTES elements are segments as they came."""
 
     shape: tuple[int, ...]
-    data: bytes
+    segments: tuple[Buffer, ...]
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes as one."""
+        return joined(self.segments)
 
 
 def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encoded:
@@ -70,8 +81,8 @@ def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encod
         tensor: the tensor's name, for errors.
         datatype: one of ``DATATYPES``.
         dims: the shape the model declares; -1 takes any size.
-        value: a JSON value: nested lists, or a single element. ``bytes`` may stand for BYTES
-            elements, and a string of decimal digits for INT64 and UINT64 ones. Dimensions that the
+        value: a JSON value: nested lists, or a single element. A ``Buffer`` may stand for a BYTES
+            element, and a string of decimal digits for INT64 and UINT64 ones. Dimensions that the
             value lacks count 1, the leading ones first: a single element fits ``[-1]``, ``[1]`` and
             ``[-1, 1]``.
 
@@ -87,6 +98,13 @@ def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encod
             f"{list(shape)}"
         )
     return Encoded(fitted, pack(_Elements(tensor, datatype, shape, flat)))
+
+
+def joined(segments: Sequence[Buffer]) -> bytes:
+    """Segments as one, not copied where there is only one."""
+    if len(segments) == 1 and isinstance(segments[0], bytes):
+        return segments[0]
+    return b"".join(segments)
 
 
 def decode(tensor: str, datatype: str, shape: Sequence[int], data: bytes) -> Any:
@@ -214,7 +232,7 @@ def _nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
     return values
 
 
-def _packer(tensor: str, datatype: str) -> Callable[[_Elements], bytes]:
+def _packer(tensor: str, datatype: str) -> Callable[[_Elements], tuple[Buffer, ...]]:
     if datatype == "BYTES":
         return _pack_bytes
     if datatype == "BOOL":
@@ -226,8 +244,9 @@ def _packer(tensor: str, datatype: str) -> Callable[[_Elements], bytes]:
     raise _unknown(tensor, datatype)
 
 
-def _pack_bytes(elements: _Elements) -> bytes:
-    parts: list[bytes] = []
+def _pack_bytes(elements: _Elements) -> tuple[Buffer, ...]:
+    segments: list[Buffer] = []
+    small: list[Buffer] = []
     for index, value in enumerate(elements.flat):
         try:
             data = _element_bytes(value)
@@ -235,13 +254,19 @@ def _pack_bytes(elements: _Elements) -> bytes:
             raise elements.misfit(index, "text that is Unicode, or valid base64") from error
         if data is None:
             raise elements.misfit(index, 'text, or {"base64": "…"}')
-        parts += (_LENGTH.pack(len(data)), data)
-    return b"".join(parts)
+        small += (_LENGTH.pack(len(data)), data)
+        if len(data) >= _SEGMENT_BYTES:
+            small.pop()
+            segments += (b"".join(small), data)
+            small = []
+    if small or not segments:
+        segments.append(b"".join(small))
+    return tuple(segments)
 
 
-def _element_bytes(value: Any) -> bytes | None:
+def _element_bytes(value: Any) -> Buffer | None:
     match value:
-        case bytes():
+        case bytes() | memoryview():
             return value
         case str():
             return value.encode()
@@ -257,14 +282,14 @@ def _text(element: bytes) -> str | dict[str, str]:
         return {"base64": b64encode(element).decode()}
 
 
-def _pack_booleans(elements: _Elements) -> bytes:
+def _pack_booleans(elements: _Elements) -> tuple[Buffer, ...]:
     for index, value in enumerate(elements.flat):
         if not isinstance(value, bool):
             raise elements.misfit(index, "true or false")
-    return bytes(elements.flat)
+    return (bytes(elements.flat),)
 
 
-def _pack_integers(elements: _Elements) -> bytes:
+def _pack_integers(elements: _Elements) -> tuple[Buffer, ...]:
     letter, low, high = _INTEGERS[elements.datatype]
     wide = elements.datatype in ("INT64", "UINT64")
     expected = f"a whole number from {low} to {high}"
@@ -276,7 +301,7 @@ def _pack_integers(elements: _Elements) -> bytes:
         if number is None or not low <= number <= high:
             raise elements.misfit(index, expected)
         numbers.append(number)
-    return struct.pack(f"<{len(numbers)}{letter}", *numbers)
+    return (struct.pack(f"<{len(numbers)}{letter}", *numbers),)
 
 
 def _whole(value: Any, *, digits: bool) -> int | None:
@@ -294,7 +319,7 @@ def _whole(value: Any, *, digits: bool) -> int | None:
     return None
 
 
-def _pack_floats(elements: _Elements) -> bytes:
+def _pack_floats(elements: _Elements) -> tuple[Buffer, ...]:
     pack = struct.Struct(f"<{_FLOATS[elements.datatype]}").pack
     parts: list[bytes] = []
     for index, value in enumerate(elements.flat):
@@ -306,7 +331,7 @@ def _pack_floats(elements: _Elements) -> bytes:
             parts.append(_to_bf16(packed, number) if elements.datatype == "BF16" else packed)
         except (OverflowError, struct.error) as error:
             raise elements.misfit(index, "a number within its range") from error
-    return b"".join(parts)
+    return (b"".join(parts),)
 
 
 def _to_bf16(fp32: bytes, number: float) -> bytes:
@@ -365,7 +390,7 @@ def _name(value: Any) -> str:
             return written if len(written) <= 40 else f"a number of {len(written)} digits"
         case str():
             return "text"
-        case bytes():
+        case bytes() | memoryview():
             return "media"
         case list():
             return "a list"

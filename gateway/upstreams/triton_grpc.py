@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -22,8 +22,12 @@ import grpc
 import grpc.aio
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from msgspec.structs import force_setattr
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.model import Media
+from gateway.upstreams.triton_codec import Buffer
+from gateway.upstreams.triton_messages import infer_request
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
 
 _OPTIONS: Final = (
@@ -53,6 +57,9 @@ _STATUSES: Final = {
 }
 #: What gRPC says of a call that took longer than the time it was given here.
 _OUT_OF_TIME: Final = "Deadline Exceeded"
+_SERVICE: Final = "/inference.GRPCInferenceService/"
+#: A message from this size on is put together in a thread, where it does not hold up the loop.
+_LARGE_BYTES: Final = 1024 * 1024
 _METADATA_KEY: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
 _METADATA_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
@@ -78,6 +85,15 @@ class GrpcTransport:
             else grpc.aio.insecure_channel(target, options=options)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # The messages that carry tensors are written here and not by the generated classes.
+        self._infer = self._channel.unary_unary(
+            f"{_SERVICE}ModelInfer",
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        self._stream = self._channel.stream_stream(
+            f"{_SERVICE}ModelStreamInfer",
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self._connect_s = connect_s
         self._control_s = control_s
         self._answer_bytes_max = answer_bytes_max
@@ -113,16 +129,17 @@ class GrpcTransport:
         """See ``Transport.infer``."""
         await self._connect(inference.connect_s)
         metadata = _metadata(inference.request_id, inference.headers)
-        call = self._stub.ModelInfer(_message(inference), metadata=metadata)
-        return _tensors(await self._answer(call))
+        message = await _message(inference)
+        del inference  # and with it the inputs, which the message has now
+        return _tensors(await self._answer(self._infer(message, metadata=metadata)))
 
     async def stream(self, inference: Inference) -> AsyncGenerator[list[WireTensor]]:
         """See ``Transport.stream``. Closing it cancels the inference."""
         await self._connect(inference.connect_s)
-        message = _message(inference)
-        message.parameters["triton_enable_empty_final_response"].bool_param = True
         metadata = _metadata(inference.request_id, inference.headers)
-        call = self._stub.ModelStreamInfer(metadata=metadata)
+        message = await _message(inference, final_response=True)
+        del inference
+        call = self._stream(metadata=metadata)
         try:
             # A call that is over before it was written to tells why when it is read.
             with suppress(asyncio.InvalidStateError):
@@ -208,14 +225,30 @@ def _metadata(request_id: str, headers: Mapping[str, str]) -> list[tuple[str, st
     ]
 
 
-def _message(inference: Inference) -> Any:
-    message = service_pb2.ModelInferRequest(
-        model_name=inference.model.name, id=inference.request_id
+async def _message(inference: Inference, *, final_response: bool = False) -> bytes:
+    """The request as it is sent: the one copy that is made of its tensors."""
+    segments = infer_request(
+        inference.model.name,
+        inference.request_id,
+        inference.inputs,
+        final_response=final_response,
     )
-    for tensor in inference.inputs:
-        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_input_contents.append(tensor.data)
+    if inference.bytes_total < _LARGE_BYTES:
+        return b"".join(segments)
+    message = await asyncio.to_thread(b"".join, segments)
+    _rehouse(inference.media, segments, message)
     return message
+
+
+def _rehouse(media: Sequence[Media], segments: Sequence[Buffer], message: bytes) -> None:
+    """Let the media that were copied into ``message`` find their bytes there from now on: while it
+    is sent, they need not stand in memory twice."""
+    whole, at = memoryview(message), 0
+    for segment in segments:
+        for item in media:
+            if item.data is segment:
+                force_setattr(item, "data", whole[at : at + len(segment)])
+        at += len(segment)
 
 
 def _tensors(answer: Any) -> list[WireTensor]:

@@ -24,8 +24,15 @@ import msgspec
 
 from gateway.errors import Code, EventTooLarge, RequestRejected
 from gateway.sse import Decoder, is_event_stream
-from gateway.upstreams.triton_codec import TensorError, decode, encode
-from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
+from gateway.upstreams.triton_codec import Buffer, TensorError, decode, encode
+from gateway.upstreams.triton_wire import (
+    Inference,
+    InputTensor,
+    Refused,
+    Status,
+    WireTensor,
+    is_busy,
+)
 
 #: The most that is read of anything but a model's outputs, bytes.
 _CONTROL_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -117,7 +124,7 @@ class HttpTransport:
                         "name": tensor.name,
                         "datatype": tensor.datatype,
                         "shape": tensor.shape,
-                        "parameters": {"binary_data_size": len(tensor.data)},
+                        "parameters": {"binary_data_size": tensor.size},
                     }
                     for tensor in inference.inputs
                 ],
@@ -127,7 +134,7 @@ class HttpTransport:
         async with self._post(
             inference,
             "infer",
-            [header, *(tensor.data for tensor in inference.inputs)],
+            [header, *(segment for tensor in inference.inputs for segment in tensor.segments)],
             {"content-type": "application/octet-stream", _HEADER_LENGTH: str(len(header))},
         ) as response:
             body = await _read(
@@ -163,7 +170,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def _post(
-        self, inference: Inference, action: str, segments: list[bytes], headers: dict[str, str]
+        self, inference: Inference, action: str, segments: list[Buffer], headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         length = sum(map(len, segments))
         async with self._request(
@@ -231,7 +238,7 @@ async def _read_control(response: aiohttp.ClientResponse) -> bytes:
     return await _read(response, _CONTROL_BYTES_MAX, bound)
 
 
-async def _send(segments: Sequence[bytes]) -> AsyncIterator[memoryview]:
+async def _send(segments: Sequence[Buffer]) -> AsyncIterator[memoryview]:
     """The segments as they are, in pieces small enough not to hold up others."""
     for segment in segments:
         view = memoryview(segment)
@@ -318,7 +325,7 @@ def _spread(count: int, dims: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _needs_grpc(inference: Inference, tensor: WireTensor, why: str) -> RequestRejected:
+def _needs_grpc(inference: Inference, tensor: InputTensor, why: str) -> RequestRejected:
     return RequestRejected(
         f"model {inference.model.name}'s input {tensor.name} {why}, which Triton's streaming over "
         "HTTP cannot carry: give this upstream a grpc:// url",

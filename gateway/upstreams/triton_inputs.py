@@ -21,10 +21,10 @@ from gateway.transform import Transform
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton_codec import Encoded, TensorError, encode
 from gateway.upstreams.triton_model import Model, Tensor
-from gateway.upstreams.triton_wire import WireTensor
+from gateway.upstreams.triton_wire import InputTensor
 
 
-def build_inputs(call: Call, model: Model) -> list[WireTensor]:
+def build_inputs(call: Call, model: Model) -> list[InputTensor]:
     """The tensors for ``call``: those that ``call.inputs`` gives, and the default for a required
     BYTES input that is left over alone: the media, else the text, else the observation.
 
@@ -171,8 +171,9 @@ def _misconfigured(call: Call, model: Model, what: str) -> RequestRejected:
     )
 
 
-def _wire(tensor: Tensor, encoded: Encoded) -> WireTensor:
-    return WireTensor(tensor.name, tensor.datatype, encoded.shape, encoded.data)
+def _wire(tensor: Tensor, encoded: Encoded) -> InputTensor:
+    size = sum(map(len, encoded.segments))
+    return InputTensor(tensor.name, tensor.datatype, encoded.shape, encoded.segments, size)
 
 
 def _stage(call: Call, tensor: Tensor) -> str:

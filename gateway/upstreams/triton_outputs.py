@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 
 from gateway.errors import Code, TransformFailed, UpstreamFailed
-from gateway.model import Delta, Event, ObservationReady
+from gateway.model import Delta, ObservationReady
 from gateway.observation import append, looks_like_observation
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton_codec import TensorError, decode, split_bytes
 from gateway.upstreams.triton_wire import WireTensor
 
 
-def whole_answer(call: Call, tensors: Sequence[WireTensor], upstream: str) -> Event:
+def whole_answer(
+    call: Call, tensors: Sequence[WireTensor], upstream: str
+) -> Delta | ObservationReady:
     """The one event that a model's single response is.
 
     With ``call.output``: an observation where it yields one, else its result as the message. By
@@ -37,7 +39,7 @@ def whole_answer(call: Call, tensors: Sequence[WireTensor], upstream: str) -> Ev
         result = _evaluate(call, tensors, upstream)
         if looks_like_observation(result.encode()):
             return ObservationReady(result.encode())
-        return _last(call, _as_text(result))
+        return whole_text(call, _as_text(result))
     elements = _only_elements(tensors, upstream)
     if elements and all(looks_like_observation(element) for element in elements):
         observation = elements[0]
@@ -46,10 +48,10 @@ def whole_answer(call: Call, tensors: Sequence[WireTensor], upstream: str) -> Ev
         return ObservationReady(observation)
     if elements is not None and len(elements) == 1:
         try:
-            return _last(call, elements[0].decode())
+            return whole_text(call, elements[0].decode())
         except UnicodeDecodeError:
             pass  # not text: JSON has a way to show it
-    return _last(call, _json(tensors, upstream))
+    return whole_text(call, _json(tensors, upstream))
 
 
 class Pieces:
@@ -77,13 +79,13 @@ class Pieces:
         self._any = True
         return Delta(self._call.actor, text, self._call.layer_id, last_layer=self._call.last_layer)
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[Delta | ObservationReady]:
         """What is left when the last response has come."""
         self._utf8_text(b"", final=True)
         if self._observation is None:
-            return [_last(self._call, "")]
+            return [whole_text(self._call, "")]
         ready = ObservationReady(self._observation)
-        return [_last(self._call, ""), ready] if self._any else [ready]
+        return [whole_text(self._call, ""), ready] if self._any else [ready]
 
     def _mapped(self, tensors: Sequence[WireTensor]) -> str:
         result = _evaluate(self._call, tensors, self._upstream)
@@ -151,7 +153,8 @@ def _as_text(result: str) -> str:
     return str(msgspec.json.decode(result)) if result.startswith('"') else result
 
 
-def _last(call: Call, text: str) -> Delta:
+def whole_text(call: Call, text: str) -> Delta:
+    """A text that is all there is to come."""
     return Delta(call.actor, text, call.layer_id, finished=True, last_layer=call.last_layer)
 
 

@@ -9,42 +9,61 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from gateway.errors import Code, UpstreamFailed, UpstreamTimeout
+from gateway.model import Media
+from gateway.upstreams.triton_codec import Buffer, joined
 from gateway.upstreams.triton_model import Model
 
 _SENTENCE_CHARS_MAX: Final = 300
 _REQUEST_ID_PREFIX: Final = re.compile(r"^\[request id: [^\]]*\] ")
 
 
-@dataclass(frozen=True, slots=True)
-class WireTensor:
-    """A tensor on its way: ``data`` are its elements in the binary form."""
+class WireTensor(Struct, frozen=True):
+    """An output tensor: ``data`` are its elements in the binary form."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes = field(repr=False)
+    data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class InputTensor(Struct, frozen=True):
+    """An input tensor: its elements in the binary form are its ``segments`` one after the other,
+    ``size`` bytes in all."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    segments: tuple[Buffer, ...]
+    size: int
+
+    @property
+    def data(self) -> bytes:
+        """Its elements as one."""
+        return joined(self.segments)
+
+
+class Inference(Struct, frozen=True):
     """One request to run ``model``. ``headers`` are those of the caller's request that are let
-    through, names in lower case; ``connect_s`` bounds the wait for a connection, seconds."""
+    through, names in lower case; ``media`` are the files of which some may be among the inputs;
+    ``connect_s`` bounds the wait for a connection, seconds."""
 
     model: Model
     request_id: str
     headers: Mapping[str, str]
-    inputs: Sequence[WireTensor]
+    inputs: Sequence[InputTensor]
+    media: tuple[Media, ...]
     connect_s: float
 
     @property
     def bytes_total(self) -> int:
         """How much tensor data it carries, bytes."""
-        return sum(len(tensor.data) for tensor in self.inputs)
+        return sum(tensor.size for tensor in self.inputs)
 
 
 class Transport(Protocol):

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.errors import Code, RequestRejected, TransformFailed, UpstreamFailed
 from gateway.model import Delta, Event, ObservationReady
+from gateway.upstreams.base import Call
 from gateway.upstreams.triton import TritonUpstream
 from tests.support.triton_calls import Clock, call, fails, message, run, texts, upstream_at
 from tests.triton_server import Triton
@@ -67,6 +68,43 @@ async def test_media_arrive_byte_for_byte(upstream: TritonUpstream) -> None:
     assert isinstance(event, Delta)
     (element,) = json.loads(event.message)["OUTPUT"]
     assert base64.b64decode(element["base64"]) == large
+
+
+async def test_media_that_were_sent_can_be_sent_again(upstream: TritonUpstream) -> None:
+    made = call("observation", PNG * 1024, b"small")
+    first = await upstream.call(made)
+    assert await upstream.call(made) == first
+    assert [bytes(media.data) for media in made.request.media] == [PNG * 1024, b"small"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        call("echo", text="one"),
+        call("observation", b"a"),
+        call("greet", text="x", output="outputs.GREETING"),
+        call("stream", text="one", output='{"mediaContents": [{"id": outputs.PIECE[0]}]}'),
+    ],
+)
+async def test_what_is_not_streamed_is_what_a_stream_ends_with(
+    upstream: TritonUpstream, made: Call
+) -> None:
+    assert [await upstream.call(made)] == await run(upstream, made)
+
+
+async def test_pieces_that_nobody_waits_for_are_one_text(upstream: TritonUpstream) -> None:
+    made = call("stream", text="one two three")
+    assert await upstream.call(made) == message("one two three")
+
+
+async def test_whether_a_model_answers_once_is_known_when_it_has_been_asked_about(
+    upstream: TritonUpstream,
+) -> None:
+    assert not upstream.answers_once("echo")
+    await upstream.call(call("echo", text="x"))
+    await upstream.call(call("stream", text="x"))
+    assert upstream.answers_once("echo")
+    assert not upstream.answers_once("stream")
 
 
 async def test_several_media_are_the_elements_of_one_tensor(upstream: TritonUpstream) -> None:
