@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Final
 
-from prometheus_client import Counter
-
 from gateway.exchange import Exchange
 from gateway.model import Event, Failed, Frames
 from gateway.outlet import Written
+from gateway.tallies import Count
 
 #: A comment: readers of event streams skip it, and whatever stands between sees life.
 PING: Final = b": ping\n\n"
@@ -55,7 +54,7 @@ class EventStream:
         fields: str,
         *,
         heartbeat_s: float,
-        counter: Counter,
+        counter: Count,
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange

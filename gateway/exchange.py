@@ -108,4 +108,4 @@ class Exchange:
                 fields["error"] = self.message
         elif self.outlet.dropped is not None:
             fields["error"] = self.outlet.dropped
-        logs.requests.info("request", extra={"fields": fields})
+        logs.request(fields)

@@ -14,8 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from prometheus_client import Counter, Gauge
-
 from gateway import logs
 from gateway.admission import Admission, Refused
 from gateway.breaker import Breaker, State, Turn
@@ -34,6 +32,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event, Frames, is_content
 from gateway.sections import UpstreamConfig
+from gateway.tallies import Count, Level
 from gateway.upstreams.base import Call, Pushing, Sink, Source, Upstream
 
 __all__ = ["Deadlines", "Fate", "Guard"]
@@ -381,8 +380,8 @@ class _Measures:
         # name has ended, that one writes here too.
         self._breaker.set(State.CLOSED)
         # Only what has happened gets a series of its own.
-        self._up: Gauge | None = None
-        self._ended: dict[Outcome, Counter] = {}
+        self._up: Level | None = None
+        self._ended: dict[Outcome, Count] = {}
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt ended."""

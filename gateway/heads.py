@@ -6,8 +6,8 @@ Does not know: what is done with any of it.
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -21,12 +21,15 @@ _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 def request_id(request: web.BaseRequest) -> str:
     """The ID that the caller gave, if it can be one, else a new one."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def accepts(request: web.BaseRequest, content_type: str) -> bool:
     """Whether ``Accept`` names this very type, and does not refuse it."""
-    for part in ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower().split(","):
+    accepted = ",".join(request.headers.getall(hdrs.ACCEPT, ())).lower()
+    if content_type not in accepted:
+        return False
+    for part in accepted.split(","):
         name, *parameters = (item.strip() for item in part.split(";"))
         if name == content_type and not any(_REFUSED.fullmatch(item) for item in parameters):
             return True

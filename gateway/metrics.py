@@ -11,14 +11,9 @@ from enum import StrEnum
 from functools import partial
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry
+
+from gateway.tallies import Counter, Gauge, Histogram
 
 #: The label value for what has no name in the configuration. No pipeline can be called so.
 UNNAMED: Final = "-"
@@ -53,8 +48,6 @@ class Metrics:
     """The families, as attributes. One object for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        # A series beside each of the others that only says when it began.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         self._of_requests()
         self._of_upstreams()
@@ -161,10 +154,12 @@ class Metrics:
         self.config_loaded = gauge(
             "gateway_config_loaded_timestamp_seconds",
             "When the configuration that is live now was loaded, Unix time.",
+            (),
         )
         self.config_hash = gauge(
             "gateway_config_hash",
             "The first 48 bits of the SHA-256 of the live configuration and its files.",
+            (),
         )
         self.config_loads = counter(
             "gateway_config_loads_total", "Attempts to load a configuration.", ("result",)
@@ -185,5 +180,7 @@ class Metrics:
 
         Else each configuration that there ever was would stay in memory and in every scrape."""
         for family in vars(self).values():
-            if isinstance(family, MetricWrapperBase) and labels.keys() <= set(family._labelnames):
-                family.remove_by_labels(labels)
+            if isinstance(family, Counter | Gauge | Histogram) and labels.keys() <= set(
+                family.labelnames
+            ):
+                family.forget(labels)

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable
 from gateway.errors import GatewayError
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
-from gateway.metrics import Dialect
 from gateway.model import Event, Frames
 from gateway.pipeline import Run
 from gateway.upstreams.base import Pushing, Source
 
 
 class Relay:
-    """The way of one run's events to its caller, who speaks ``dialect``."""
+    """The way of one run's events to its caller. ``render`` gives an event's SSE frames."""
 
     __slots__ = (
         "_busy_s",
@@ -41,14 +40,14 @@ class Relay:
         run: Run,
         exchange: Exchange,
         stream: EventStream,
-        dialect: Dialect,
+        *,
         render: Callable[[Event], bytes],
         clock: Callable[[], float],
     ) -> None:
         self._run = run
         self._exchange = exchange
         self._stream = stream
-        self._dialect = dialect
+        self._dialect = exchange.dialect
         self._render = render
         self._clock = clock
         self._source: Source | None = None

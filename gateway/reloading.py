@@ -1,18 +1,16 @@
-"""The live configuration, and how another takes its place while requests run.
+"""When another configuration takes the place of the live one.
 
-A reload reads and checks everything, makes the new site beside the one that is live, swaps the two
-at once, and closes the old one when its last request is done. Whatever goes wrong before the swap
-leaves the old one live.
+A reload reads and checks everything, makes what is to be live beside what is, and swaps at once.
+Whatever goes wrong before the swap leaves the old one live.
 
 Owns: the order of that, one load at a time, what the log and the metrics say of it.
-Does not know: how a configuration is read, what is made of it, how a request finds its site.
+Does not know: how a configuration is read, what is made of it, or in how many processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from time import time
 from typing import Any, Final
 
@@ -20,66 +18,41 @@ from gateway import logs
 from gateway.changes import changes
 from gateway.config import Config
 from gateway.errors import ConfigError, GatewayError
+from gateway.loaded import Load, Loaded
 from gateway.metrics import Metrics
-from gateway.site import Site
-from gateway.watching import Watch, fingerprint, has_changed
+from gateway.watching import Watch, has_changed
 from gateway.yamltext import Files
 
 #: What a change of takes a restart: it was used once, at the start.
-_FIXED: Final = ("host", "port", "watch")
-
-Load = Callable[[Files], Config]
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A configuration, and the files that it was read from."""
-
-    config: Config
-    files: Files = field(default_factory=dict)
-
-    @property
-    def hash(self) -> str:
-        """The first 12 hex digits of the SHA-256 over its files."""
-        return fingerprint(self.files)[:12]
+_FIXED: Final = ("host", "port", "watch", "workers")
 
 
 class Reloader:
     """Keeps the configuration of a gateway up to date.
 
     Args:
-        loaded: what ``site`` was made of.
+        loaded: what is live now.
         load: reads the configuration anew, noting every file; raises ConfigError.
-        assemble: makes a site.
-        swap: puts a site in the place of the live one, which it returns.
-        clock: monotonic seconds.
+        apply: makes a configuration the live one, or raises GatewayError and leaves all as it was.
     """
 
     def __init__(
         self,
-        site: Site,
         loaded: Loaded,
         *,
         load: Load,
-        assemble: Callable[[Config], Awaitable[Site]],
-        swap: Callable[[Site], Site],
+        apply: Callable[[Loaded], Awaitable[None]],
         metrics: Metrics,
-        clock: Callable[[], float],
     ) -> None:
         self._live = loaded
         self._started = loaded.config.server
         # Those of the last attempt: where it was refused, they are what will be mended.
         self._files = loaded.files
         self._load = load
-        self._assemble = assemble
-        self._swap = swap
+        self._apply = apply
         self._metrics = metrics
-        self._clock = clock
-        self._since = clock()
         self._asked = asyncio.Event()
         self._anyway = False
-        self._site = site
-        self._retiring: dict[asyncio.Task[None], Site] = {}
         self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
         for result in ("ok", "refused"):
@@ -98,17 +71,12 @@ class Reloader:
         self._asked.set()
 
     async def close(self) -> None:
-        """Reload no more, and close every site, whoever may still use it."""
+        """Reload no more."""
         if self._watch is not None:
             await self._watch.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        retiring = dict(self._retiring)
-        for task in retiring:
-            task.cancel()
-        await asyncio.gather(*retiring, return_exceptions=True)
-        await asyncio.gather(*(site.shut() for site in (*retiring.values(), self._site)))
 
     def _noticed(self) -> None:
         self._asked.set()
@@ -125,8 +93,8 @@ class Reloader:
     async def _reload(self) -> None:
         files: Files = {}
         try:
-            config = await asyncio.to_thread(self._load, files)
-            site = await self._assemble(config)
+            loaded = Loaded(await asyncio.to_thread(self._load, files), files)
+            await self._apply(loaded)
         except GatewayError as error:
             problems = error.problems if isinstance(error, ConfigError) else [error.message]
             self._refused(problems)
@@ -134,7 +102,7 @@ class Reloader:
             logs.events.exception("a reload failed in the gateway")
             self._refused([f"the gateway failed: {type(error).__name__}"])
         else:
-            self._take(site, Loaded(config, files))
+            self._took(loaded)
         finally:
             self._files = files or self._files
             if self._watch is not None:
@@ -147,15 +115,8 @@ class Reloader:
             extra={"fields": {"problems": problems, "live": self._live.hash}},
         )
 
-    def _take(self, site: Site, loaded: Loaded) -> None:
+    def _took(self, loaded: Loaded) -> None:
         before, self._live = self._live, loaded
-        old = self._swap(site)
-        self._site = site
-        lived_s = self._clock() - self._since
-        self._since = self._clock()
-        task = asyncio.create_task(self._retire(old, before.hash, lived_s))
-        self._retiring[task] = old
-        task.add_done_callback(self._retiring.pop)
         self._count_live()
         logs.events.info(
             "configuration loaded",
@@ -171,23 +132,10 @@ class Reloader:
         if loaded.config.keys is None and before.config.keys is not None:
             logs.events.warning("no keys are configured: every pipeline is open to everyone")
 
-    async def _retire(self, site: Site, its_hash: str, lived_s: float) -> None:
-        began = self._clock()
-        try:
-            await site.retire()
-        except Exception:  # noqa: BLE001  nobody waits for it who could do better
-            logs.events.exception("closing what an earlier configuration held failed")
-        fields = {
-            "hash": its_hash,
-            "live_s": round(lived_s, 3),
-            "used_on_s": round(self._clock() - began, 3),
-        }
-        logs.events.info("configuration retired", extra={"fields": fields})
-
     def _count_live(self) -> None:
         self._metrics.config_loads.labels("ok").inc()
-        self._metrics.config_loaded.set(time())
-        self._metrics.config_hash.set(int(self._live.hash, 16))
+        self._metrics.config_loaded.labels().set(time())
+        self._metrics.config_hash.labels().set(int(self._live.hash, 16))
 
 
 def _what(before: Config, after: Config) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Does not know: whether a pipeline of that name exists.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -36,6 +37,10 @@ class MethodNotAllowed(RequestRejected):
         self.allowed = allowed
 
 
+#: Callers use few paths, and each many times. So many are kept, and none that is longer.
+_PATHS_KEPT: Final = 4096
+_PATH_CHARS_KEPT: Final = 256
+
 _EXECUTE: Final = {
     (): Mode.EXECUTE,
     ("json",): Mode.EXECUTE_JSON,
@@ -54,8 +59,7 @@ def resolve(method: str, path: str) -> Target:
     Raises:
         RequestRejected: no such path (404), or not with this method (405).
     """
-    segments = tuple(unquote(part) for part in path.rstrip("/").split("/")[1:])
-    target = _lookup(segments)
+    target = _known(path) if len(path) <= _PATH_CHARS_KEPT else _lookup(path)
     if target is None:
         raise RequestRejected(f"there is no {method[:20]} {path[:200]}", code=Code.NOT_FOUND)
     if method != target.method and not (method == "HEAD" and target.method == "GET"):
@@ -63,8 +67,8 @@ def resolve(method: str, path: str) -> Target:
     return target
 
 
-def _lookup(segments: tuple[str, ...]) -> Target | None:
-    match segments:
+def _lookup(path: str) -> Target | None:
+    match tuple(unquote(part) for part in path.rstrip("/").split("/")[1:]):
         case ("healthz" | "readyz" | "metrics" as action,):
             return Target(action, Dialect.CAMBRION)
         case ("v1", "pipelines"):
@@ -78,3 +82,6 @@ def _lookup(segments: tuple[str, ...]) -> Target | None:
         case ("pipelines", name, "queries"):
             return Target("query", Dialect.PUPAU, Mode.QUERY, name, "POST")
     return None
+
+
+_known = lru_cache(_PATHS_KEPT)(_lookup)

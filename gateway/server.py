@@ -336,7 +336,7 @@ class Gateway:
             with stream:
                 try:
                     if run.route.pushing is not None:
-                        relay = Relay(run, exchange, stream, dialect, render, self._clock)
+                        relay = Relay(run, exchange, stream, render=render, clock=self._clock)
                         await relay.run(run.route.pushing)
                     else:
                         async with aclosing(run.stream(dialect)) as events:

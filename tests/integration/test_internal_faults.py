@@ -42,6 +42,9 @@ class Faulty:
             yield Delta(call.actor, "Hel", call.layer_id)
         raise RuntimeError("the bug")
 
+    async def call(self, call: Call) -> Event:
+        raise RuntimeError("the bug")
+
     async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
         raise RuntimeError("the bug")
 

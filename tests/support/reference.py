@@ -34,7 +34,7 @@ def metrics() -> str:
             continue
         (described,) = family.describe()
         suffix = "_total" if described.type == "counter" else ""
-        labels = ", ".join(family._labelnames)
+        labels = ", ".join(family.labelnames)
         rows.append(
             f"| `{described.name}{suffix}` | {described.type} | {labels} | "
             f"{described.documentation} |"
