@@ -21,7 +21,8 @@ from gateway.errors import Code, EventTooLarge, UpstreamFailed
 from gateway.mediatype import extension
 from gateway.model import Event, Frames, LayerFinished, Media
 from gateway.sse import Decoder, Splitter, is_event_stream
-from gateway.upstreams.base import Call
+from gateway.upstreams.answer import Answer
+from gateway.upstreams.base import Call, Sink
 from gateway.upstreams.http import HttpApi
 from gateway.upstreams.outgoing import Body
 
@@ -50,24 +51,11 @@ class PupauUpstream:
         for it, the bytes of whole frames unparsed and the last event parsed. Any other gets one
         ``LayerFinished`` with the list of responses.
         """
-        request = call.request
-        wanted = "true" if request.stream else "false"
-        with await self._api.post(
-            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse={wanted}",
-            _body(call),
-            request_id=request.request_id,
-            connect_s=call.connect_s,
-            accept="text/event-stream" if request.stream else "application/json",
-            headers=request.headers,
-        ) as answer:
-            if not request.stream:
-                yield self._read_list(await answer.read(), call)
-                return
-            if not is_event_stream(answer.headers.get("content-type")):
-                raise self._api.invalid(
-                    f"answered a streaming query with {answer.content_type}, not an event stream"
-                )
-            reader = _FrameReader(self) if call.frames else _EventReader(self)
+        if not call.request.stream:
+            yield await self.call(call)
+            return
+        with await self._ask(call) as answer:
+            reader = self._reader(call, answer)
             try:
                 async with aclosing(answer.pieces()) as pieces:
                     async for piece in pieces:
@@ -84,17 +72,53 @@ class PupauUpstream:
             except EventTooLarge as error:
                 raise self._api.invalid(error.message) from error
 
+    async def relay(self, call: Call, sink: Sink) -> None:
+        """See ``Pushing.relay``."""
+        with await self._ask(call) as answer:
+            reader = self._reader(call, answer)
+
+            def feed(piece: bytes) -> None:
+                sink.feed(reader.feed(piece))
+                if reader.finished:
+                    answer.finish()
+
+            sink.begin(answer)
+            try:
+                await answer.relay(feed)
+                if not answer.ended:
+                    # The run is complete, so that the rest breaks off or goes on for ever is no
+                    # failure, and it is soon given up.
+                    with suppress(TimeoutError, UpstreamFailed):
+                        async with asyncio.timeout(_END_S):
+                            await answer.relay(lambda piece: sink.feed(reader.feed(piece)))
+                sink.feed(reader.end())
+            except EventTooLarge as error:
+                raise self._api.invalid(error.message) from error
+
     async def call(self, call: Call) -> Event:
         """See ``Upstream.call``."""
+        with await self._ask(call) as answer:
+            return self._read_list(await answer.read(), call)
+
+    async def _ask(self, call: Call) -> Answer:
+        """Send the query; its answer, to be closed. Raises UpstreamFailed, UpstreamTimeout."""
         request = call.request
-        with await self._api.post(
-            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse=false",
+        wanted = "true" if request.stream else "false"
+        return await self._api.post(
+            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse={wanted}",
             _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
+            accept="text/event-stream" if request.stream else "application/json",
             headers=request.headers,
-        ) as answer:
-            return self._read_list(await answer.read(), call)
+        )
+
+    def _reader(self, call: Call, answer: Answer) -> _FrameReader | _EventReader:
+        if not is_event_stream(answer.headers.get("content-type")):
+            raise self._api.invalid(
+                f"answered a streaming query with {answer.content_type}, not an event stream"
+            )
+        return _FrameReader(self) if call.frames else _EventReader(self)
 
     def _read_list(self, text: bytes, call: Call) -> LayerFinished:
         try:
