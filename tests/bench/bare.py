@@ -30,7 +30,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 async def client(app: web.Application) -> AsyncIterator[None]:
     """One session for the life of the proxy."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         app[SESSION] = session
         yield
 

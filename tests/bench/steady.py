@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +17,7 @@ from time import perf_counter
 
 import aiohttp
 
-from tests.bench.__main__ import free_port, ready
+from tests.bench.processes import Cores, free_port, running
 from tests.support.remote import Peer, Seen, remote
 
 STREAMS = 50
@@ -121,16 +119,12 @@ async def main() -> None:
             config = Path(folder, "gateway.yaml")
             config.write_text(CONFIG.format(port=port, url=upstream.url, streams=STREAMS))
             command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            try:
-                await ready(port)
+            log, cores = Path(folder, "output.log"), {*Cores.here().all}
+            async with running(command, port, cores, log=log):
                 await measure(f"http://127.0.0.1:{port}")
                 async with asyncio.timeout(10):
                     while upstream.open_connections:  # until the gateway has let go of all
                         await asyncio.sleep(0.05)
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(15)
 
 
 if __name__ == "__main__":

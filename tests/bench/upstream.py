@@ -1,96 +1,164 @@
 """An upstream that costs next to nothing: canned answers straight from a protocol.
 
-Run as ``python -m tests.bench.upstream PORT``.
+Run as ``python -m tests.bench.upstream PORT``. The name of the pipeline says what is answered:
+
+- ``obs-N``, as executeSync: an observation of N entities; as a query: responses of that length
+- ``burst-N``, streamed: N events as fast as they go, each a chunk of its own
+- ``paced``, streamed: an event every ``EVERY_S``, each with the time at which it was sent, until
+  the connection is closed; those of all streams spread evenly over that time
+- ``idle``, streamed: one event, and then nothing
+- anything else: a chat completion, as for LiteLLM
+
+Owns: framing and pacing.
+Does not know: who asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
+import threading
+import time
+from contextlib import suppress
+from functools import cache
+from socket import socket
+from typing import cast
 
-EVENTS = 200
+import uvloop
 
+from tests.bench import answers
 
-def _observation(entities: int) -> bytes:
-    page = {
-        "page": 1,
-        "document": {
-            "id": "p",
-            "entities": [
-                {
-                    "id": f"e-{number}",
-                    "block": {
-                        "text": f"value {number}",
-                        "geometry": {
-                            "boundingBox": {"left": 0.1, "top": 0.2, "width": 0.3, "height": 0.01}
-                        },
-                    },
-                    "confidence": 0.98,
-                    "label": f"label-{number}",
-                    "type": "NUMBER",
-                    "data": {"numberValue": number},
-                }
-                for number in range(entities)
-            ],
-        },
-    }
-    content = {"id": "m", "mediaId": "m", "documentPages": [page]}
-    observation = {"executionId": "x", "mediaContents": [content], "documents": []}
-    return json.dumps({"executionId": "x", "observation": observation}).encode()
+#: Seconds between two paced events of one stream.
+EVERY_S = 0.05
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
-def _answer(body: bytes, content_type: str) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def chunk(data: bytes) -> bytes:
+    """``data`` as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _stream() -> bytes:
-    piece = {"type": "STREAMING_RESPONSE", "actorId": "a", "message": "word ", "layerId": "0"}
-    last = {
-        "type": "LAYER_RESPONSE",
-        "layerId": "0",
-        "responses": [{"actorId": "a", "message": "word " * EVENTS, "errors": [], "info": []}],
-        "last": True,
-    }
-    events = [piece] * EVENTS + [last]
-    return b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events)
+def _plain(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
-ANSWERS = {
-    b"small": _answer(_observation(1), "application/json"),
-    b"large": _answer(_observation(120), "application/json"),
-    b"strea": _answer(_stream(), "text/event-stream"),
-}
+@cache
+def _canned(name: bytes, executed: bool) -> bytes:
+    """The whole answer for the pipeline ``name``."""
+    kind, _, count = name.partition(b"-")
+    if kind == b"obs":
+        make = answers.execution if executed else answers.responses
+        return _plain(make(int(count)))
+    if kind == b"burst":
+        frames = [chunk(answers.piece(f"word {each % 1000:03}")) for each in range(int(count) - 1)]
+        return b"".join([_STREAM_HEAD, *frames, chunk(answers.last_event("word")), b"0\r\n\r\n"])
+    return _plain(answers.completion())
+
+
+class Pacer(threading.Thread):
+    """Sends the paced events of all streams, each at its time, from a thread that does little else:
+    an event loop would send those that are due in the same millisecond together."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.streams: list[socket] = []
+        self._gone: list[socket] = []
+        frame = chunk(answers.piece("word ~" + "0" * answers.STAMP_DIGITS))
+        self._before, self._after = frame.split(b"0" * answers.STAMP_DIGITS)
+
+    def run(self) -> None:
+        """Until the process ends."""
+        turn, due = 0, time.monotonic()
+        while True:
+            while self._gone:
+                self._gone.pop().close()
+            streams = self.streams
+            due += EVERY_S / max(1, len(streams))
+            left = due - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+            elif left < -EVERY_S:
+                due = time.monotonic()  # held up for so long that nobody is to catch up with it
+            if streams:
+                turn = (turn + 1) % len(streams)
+                # One that is full, or gone by now, misses an event.
+                with suppress(OSError):
+                    streams[turn].send(
+                        b"%b%016d%b" % (self._before, time.monotonic_ns(), self._after)
+                    )
+
+    def add(self, stream: socket) -> None:
+        """Send to ``stream``, which is this thread's own, from now on."""
+        self.streams = [*self.streams, stream]
+
+    def drop(self, stream: socket) -> None:
+        """Send to it no longer. It is closed between two sends, never during one: the next to be
+        opened would get its number."""
+        self.streams = [each for each in self.streams if each is not stream]
+        self._gone.append(stream)
 
 
 class Instant(asyncio.Protocol):
     """Answers each request by the name of its pipeline, without reading more than it must."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
         self._held = b""
+        self._stream: socket | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._stream is not None:
+            self._pacer.drop(self._stream)
 
     def data_received(self, data: bytes) -> None:
-        self._held += data
-        while True:
+        self._held = self._held + data if self._held else data
+        while self._held:
             head, found, rest = self._held.partition(b"\r\n\r\n")
             if not found:
                 return
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or b"0")
-            if len(rest) < length:
+            length = _length(head, rest)
+            if length < 0 or len(rest) < length:
                 return
             self._held = rest[length:]
-            name = head.partition(b"/pipelines/")[2][:5]
-            assert isinstance(self._transport, asyncio.Transport)
-            self._transport.write(ANSWERS[name])
+            self._answer(head)
+
+    def _answer(self, head: bytes) -> None:
+        path = head[: head.find(b"\r\n")].split(b" ")[1]
+        name = path.partition(b"/pipelines/")[2].partition(b"/")[0]
+        if name not in (b"idle", b"paced"):
+            self._transport.write(_canned(name, path.endswith(b"/executeSync")))
+            return
+        self._transport.write(_STREAM_HEAD + chunk(answers.piece("word")))
+        if name == b"paced":
+            self._stream = self._transport.get_extra_info("socket").dup()
+            assert self._stream is not None
+            self._pacer.add(self._stream)
+
+
+def _length(head: bytes, rest: bytes) -> int:
+    """How long the body is of which ``rest`` has come; -1 where that is not yet known."""
+    head = head.lower()
+    if b"transfer-encoding: chunked" in head:
+        end = rest.find(b"0\r\n\r\n")
+        return end + 5 if end >= 0 else -1
+    return int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or b"0")
 
 
 async def main() -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", int(sys.argv[1]))
+    pacer = Pacer()
+    pacer.start()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Instant(pacer), "127.0.0.1", int(sys.argv[1]), backlog=4096
+    )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

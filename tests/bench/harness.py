@@ -1,0 +1,200 @@
+"""Runs the parts of the benchmark together: upstream, load generator, what is measured.
+
+Owns: rounds, in which all that is compared has its turn, one after the other; what a call costs.
+Does not know: which scenarios there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.bench.accounting import cpu_us
+from tests.bench.peers import Peer, Start
+from tests.bench.processes import Cores, Program, end, free_port, listens, running, spawn
+from tests.bench.results import Measure, Results
+
+#: Seconds that anything the load generator is told may take.
+OBEY_S = 180.0
+
+
+class Load:
+    """The load generator's process, told what to do."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    async def do(self, what: str, **arguments: object) -> dict[str, Any]:
+        """Tell it, and wait for what comes of it.
+
+        Raises:
+            RuntimeError: an answer was wrong.
+        """
+        line = await asyncio.wait_for(
+            asyncio.to_thread(self._ask, json.dumps({"do": what, **arguments})), OBEY_S
+        )
+        told: dict[str, Any] = json.loads(line or '{"error": "the load generator has ended"}')
+        if "error" in told:
+            raise RuntimeError(f"{what}: {told['error']}")
+        return told
+
+    def _ask(self, line: str) -> bytes:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is sent, whole, and what its answer's body must be like."""
+
+    requests: list[str]
+    check: Callable[[bytes], None]
+    connections: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is measured in each round: ``call`` to ``program``, as ``case`` of ``peer``."""
+
+    case: str
+    peer: str
+    program: Program
+    call: Call
+
+
+@dataclass
+class Bench:
+    """Everything that a scenario needs."""
+
+    folder: Path
+    cores: Cores
+    load: Load
+    upstream: Program
+    stack: AsyncExitStack
+    rounds: int
+    block_s: float
+    quick: bool
+    results: Results = field(default_factory=Results)
+    scenario: str = ""
+
+    async def start(self, name: str, start: Start, cores: set[int] | None = None) -> Program:
+        """Start a program, on the proxies' core; it runs until the scenario is over."""
+        port = free_port()
+        folder = self.folder / f"{name}-{port}".replace(" ", "-")
+        folder.mkdir()
+        command = start(port, self.upstream.port, folder)
+        return await self.stack.enter_async_context(
+            running(
+                command.line,
+                port,
+                cores or {self.cores.proxy},
+                log=folder / "output.log",
+                environment=command.environment,
+            )
+        )
+
+    async def start_peers(self, *peers: Peer) -> dict[str, Program]:
+        """Those of them that can be started, by name; of the others it is noted why not."""
+        started: dict[str, Program] = {}
+        for peer in peers:
+            if not peer.there:
+                self.note(peer.missing)
+                continue
+            try:
+                started[peer.name] = await self.start(peer.name, peer.start)
+            except (RuntimeError, OSError) as error:
+                self.note(f"{peer.name} did not start: {str(error)[-300:]}")
+        return started
+
+    def note(self, sentence: str) -> None:
+        """Say in the report what could not be measured."""
+        known = self.results.notes.setdefault(self.scenario, [])
+        if sentence not in known:
+            known.append(sentence)
+            print(f"  {sentence}", flush=True)
+
+    def record(self, case: str, peer: str, unit: str, values: Sequence[float]) -> Measure:
+        """Keep a figure, and show it."""
+        measure = Measure(self.scenario, case, peer, unit, [*values])
+        self.results.measures.append(measure)
+        low, high = min(values), max(values)
+        print(
+            f"  {case:34} {peer:14} {measure.median:12.4g} {unit:10} {low:.4g} to {high:.4g}",
+            flush=True,
+        )
+        return measure
+
+    async def block(self, program: Program, call: Call) -> tuple[float, dict[str, Any]]:
+        """One block of calls: CPU microseconds of ``program``, and what the load generator saw."""
+        told = await self.load.do(
+            "connect", port=program.port, requests=call.requests, count=call.connections
+        )
+        for sample in told["samples"]:
+            call.check(sample.encode("latin-1"))
+        before = cpu_us(program.pid)
+        seen = await self.load.do("calls", seconds=self.block_s)
+        used = cpu_us(program.pid) - before
+        await self.load.do("close")
+        return used, seen
+
+    async def in_turns(self, turns: Sequence[Turn], *, rounds: int = 0, per: str = "calls") -> None:
+        """Measure every turn once in every round; the CPU of each, per call or per event."""
+        used: list[list[float]] = [[] for _ in turns]
+        rates: list[list[float]] = [[] for _ in turns]
+        for _ in range(rounds or self.rounds):
+            for turn, costs, per_s in zip(turns, used, rates, strict=True):
+                cpu, seen = await self.block(turn.program, turn.call)
+                costs.append(cpu / seen[per])
+                per_s.append(seen[per] / seen["seconds"])
+        for turn, costs, per_s in zip(turns, used, rates, strict=True):
+            self.record(turn.case, turn.peer, "µs", costs)
+            self.record(turn.case, turn.peer, f"{per}/s", per_s)
+
+
+def post(path: str, body: bytes, *, headers: str = "") -> str:
+    """A whole POST request, as Latin-1."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}\r\n"
+    )
+    return head + body.decode("latin-1")
+
+
+@asynccontextmanager
+async def harness(
+    folder: Path, *, rounds: int, block_s: float, quick: bool
+) -> AsyncIterator[Bench]:
+    """The upstream and the load generator, running."""
+    cores = Cores.here()
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
+    generator = [sys.executable, "-m", "tests.bench.load"]
+    log = folder / "upstream.log"
+    load = spawn(generator, {cores.load}, log=folder / "load.log", interactive=True)
+    upstream = spawn(command, {cores.upstream}, log=log)
+    try:
+        await listens(upstream, port, log)
+        async with AsyncExitStack() as stack:
+            yield Bench(
+                folder=folder,
+                cores=cores,
+                load=Load(load),
+                upstream=Program(upstream.pid, port),
+                stack=stack,
+                rounds=rounds,
+                block_s=block_s,
+                quick=quick,
+            )
+    finally:
+        end(upstream)
+        end(load)
