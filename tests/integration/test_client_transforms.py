@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +13,7 @@ from gateway.sse import Decoder
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, OBSERVATION, frames
+from tests.support.timing import Stopwatch
 
 LIMIT_S = 0.5
 CONFIG = """
@@ -59,12 +59,11 @@ async def gaps(session: aiohttp.ClientSession, stop: asyncio.Event) -> float:
     decoder = Decoder(1 << 20)
     path = "/pipelines/chat/queries?sse=true"
     async with session.post(path, json={"request": "x"}) as response:
-        last: float | None = None
+        last: Stopwatch | None = None
         async for piece in response.content.iter_any():
             if decoder.feed(piece):
-                now = time.monotonic()
-                longest = max(longest, 0.0 if last is None else now - last)
-                last = now
+                longest = max(longest, 0.0 if last is None else last.passed_s())
+                last = Stopwatch()
             if stop.is_set():
                 return longest
     raise AssertionError("the stream ended")
@@ -72,11 +71,11 @@ async def gaps(session: aiohttp.ClientSession, stop: asyncio.Event) -> float:
 
 async def ask(session: aiohttp.ClientSession, expression: str) -> tuple[int, float, str]:
     """Status, seconds and message of one /transform call."""
-    began = time.monotonic()
+    answered = Stopwatch(family=True)
     body = {"text": "x", "transform": expression}
     async with session.post("/v1/pipelines/doc/executeSync/transform", json=body) as response:
         text = await response.text()
-        return response.status, time.monotonic() - began, text
+        return response.status, answered.passed_s(), text
 
 
 @pytest.mark.parametrize("engine", ["jsonatapy", "jsonata-python"])

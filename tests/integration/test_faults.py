@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import socket
@@ -14,6 +13,7 @@ from tests.support.client import read_events
 from tests.support.remote import Peer, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, answering, frames
+from tests.support.timing import until
 
 CONFIG = """
 bounds: {{event_bytes_max: 100000, answer_bytes_max: 1000000}}
@@ -128,9 +128,7 @@ async def test_a_fault_before_the_first_event_has_its_status(
         assert "upstream far" in answer["message"]
         assert message in answer["message"]
         assert "upstream-key" not in text
-        async with asyncio.timeout(2):
-            while far.open_connections and script in WAITING:
-                await asyncio.sleep(0.01)
+        await until(lambda: not (far.open_connections and script in WAITING))
 
 
 @pytest.mark.parametrize("kind", ["cambrion", "pupau"])

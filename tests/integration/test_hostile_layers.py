@@ -17,6 +17,7 @@ from tests.support.remote import Peer, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import answering, frames
 from tests.support.serving import serving
+from tests.support.timing import patience, until
 
 #: A plain pipeline, and the same upstream as one actor of two that a layer bears the failure of.
 CONFIG = """
@@ -104,7 +105,7 @@ async def test_a_run_that_is_complete_does_not_fail_for_how_its_stream_ends(
     pipeline: str, script: Script
 ) -> None:
     async with remote(script) as far, gateway(CONFIG.format(far=far.url, down=far.url)) as base:
-        async with asyncio.timeout(10):
+        async with patience():
             events = await stream(base, pipeline)
         last = [event for event in events if event["type"] == "LAYER_RESPONSE"]
         assert [event["responses"][0]["message"] for event in last] == ["hi"]
@@ -123,7 +124,7 @@ async def test_a_stream_to_a_client_of_http_1_0_ends_with_its_connection() -> No
             b"POST /pipelines/plain/queries?sse=true HTTP/1.0\r\nHost: x\r\n"
             b"Connection: keep-alive\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         )
-        async with asyncio.timeout(10):
+        async with patience():
             answer = await caller.read_all()
     assert b"keep-alive" not in answer.lower()
     assert answer.endswith(frames([ending("hi")]))
@@ -133,7 +134,7 @@ async def test_a_stop_is_told_beside_a_failure_that_the_layer_bears_with() -> No
     async with remote(silent) as far, remote(failing()) as down:
         async with gateway(CONFIG.format(far=far.url, down=down.url)) as base:
             running = asyncio.create_task(stream(base, "two"))
-            async with asyncio.timeout(10):
+            async with patience():
                 while "stream_events_total{" not in (text := await metrics(base)) or (
                     sums(text)["gateway_stream_events_total"] < 2
                 ):
@@ -234,8 +235,7 @@ async def test_the_end_of_a_replaced_upstreams_last_call_is_not_the_last_word_on
                     return response.status
 
             slow = asyncio.create_task(ask("slow"))
-            while not far.seen:
-                await asyncio.sleep(0.01)
+            await until(lambda: far.seen)
             config.write_text(RELOADED.format(far=far.url, number=11))
             process.tell(signal.SIGHUP)
             await process.said("configuration loaded")

@@ -24,6 +24,7 @@ from tests.support.leftovers import nothing_left, peak_bytes
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, cambrion_script, frames, pupau_script
+from tests.support.timing import promised
 from tests.triton_server import Triton
 
 CONFIG = """
@@ -101,7 +102,7 @@ async def behind_a_proxy(
 async def works(session: aiohttp.ClientSession) -> None:
     """The next stream is whole, or the one after it within five seconds."""
     path, body, headers = STREAMS["query-stream"]
-    async with asyncio.timeout(5):
+    async with promised(5):
         while True:
             async with session.post(path, json=body, headers=headers) as response:
                 if response.status == 200:

@@ -16,6 +16,7 @@ from tests.support.client import check_stream, read_events
 from tests.support.remote import Peer, Remote, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import answering, frames
+from tests.support.timing import promised, until
 
 QUERY = {"request": "hi"}
 
@@ -87,6 +88,12 @@ async def streamed(session: aiohttp.ClientSession, **headers: str) -> list[dict[
         return await read_events(answer)
 
 
+async def gone(upstream: Remote) -> None:
+    """Its only request is seen to be given up, as soon as that is promised."""
+    async with promised(1):
+        await upstream.seen[0].gone.wait()
+
+
 async def metric(session: aiohttp.ClientSession, name: str) -> float:
     """The sum of all series whose line begins with ``name``."""
     async with session.get("/metrics") as answer:
@@ -126,23 +133,23 @@ async def test_fallback_never_goes_on_once_content_was_sent() -> None:
 
 
 async def test_fallback_leaves_an_upstream_that_stalls() -> None:
-    actor = "upstreams: [u0, u1], timeouts: {first_event_s: 0.3, idle_s: 0.3}"
+    actor = "upstreams: [u0, u1], timeouts: {first_event_s: 0.5, idle_s: 0.5}"
     async with pipeline(actor, silent, saying("fine")) as (session, remotes):
         # A remote that has begun its layer is alive, but has said nothing yet.
         assert check_stream(await streamed(session)) == {"r": "fine"}
-        await asyncio.wait_for(remotes[0].seen[0].gone.wait(), 1)
+        await gone(remotes[0])
 
 
 async def test_fallback_leaves_an_upstream_that_stalls_in_a_call_that_is_not_streamed() -> None:
     async def mute(seen: Seen, peer: Peer) -> None:
         await seen.gone.wait()
 
-    actor = "upstreams: [u0, u1], timeouts: {first_event_s: 0.3, total_s: 20}"
+    actor = "upstreams: [u0, u1], timeouts: {first_event_s: 0.5, total_s: 20}"
     async with pipeline(actor, mute, saying("fine")) as (session, remotes):
         async with session.post("/pipelines/p/queries", json=QUERY) as answer:
             (response,) = await answer.json()
         assert response["message"] == "fine"
-        await asyncio.wait_for(remotes[0].seen[0].gone.wait(), 1)
+        await gone(remotes[0])
 
 
 async def test_a_rejection_of_the_request_is_an_answer_that_nobody_else_is_asked_for() -> None:
@@ -171,7 +178,7 @@ async def test_a_race_is_won_by_the_first_to_say_something_and_the_rest_is_cance
     async with pipeline("upstreams: [u0, u1, u2], policy: race", *scripts) as (session, remotes):
         assert check_stream(await streamed(session)) == {"r": "soon"}
         for loser in (remotes[0], remotes[2]):
-            await asyncio.wait_for(loser.seen[0].gone.wait(), 1)
+            await gone(loser)
         superseded = 'gateway_upstream_requests_total{kind="pupau",outcome="superseded"'
         assert await metric(session, superseded) == 2
         assert await metric(session, "gateway_upstream_running") == 0
@@ -187,13 +194,13 @@ async def test_a_race_never_mixes_what_two_upstreams_say() -> None:
 
 
 async def test_a_hedge_starts_the_second_only_where_the_first_takes_long() -> None:
-    actor = "upstreams: [u0, u1], policy: hedge, hedge_after_s: 0.3"
+    actor = "upstreams: [u0, u1], policy: hedge, hedge_after_s: 0.6"
     async with pipeline(actor, saying("quick"), saying("x")) as (session, remotes):
         assert check_stream(await streamed(session)) == {"r": "quick"}
         assert remotes[1].seen == []
     async with pipeline(actor, silent, saying("helped")) as (session, remotes):
         assert check_stream(await streamed(session)) == {"r": "helped"}
-        await asyncio.wait_for(remotes[0].seen[0].gone.wait(), 1)
+        await gone(remotes[0])
 
 
 async def test_what_is_sticky_stays_on_one_upstream_and_the_rest_follows_the_weights() -> None:
@@ -247,7 +254,7 @@ async def test_an_open_breaker_answers_without_a_call_until_a_probe_succeeds(
         else:
             await answering(b"{}", "500 Oops")(seen, peer)
 
-    upstream = "breaker: {failures: 3, open_s: 0.4}"
+    upstream = "breaker: {failures: 3, open_s: 1}"
     async with pipeline("upstream: u0", script, upstream=upstream) as (session, (far,)):
         statuses = []
         for _ in range(6):
@@ -262,7 +269,7 @@ async def test_an_open_breaker_answers_without_a_call_until_a_probe_succeeds(
         refused = 'gateway_upstream_refused_total{kind="pupau",reason="breaker"'
         assert await metric(session, refused) == 3
         healthy.set()
-        await asyncio.sleep(0.45)
+        await asyncio.sleep(1)
         assert check_stream(await streamed(session)) == {"r": "back"}
         assert await metric(session, "gateway_upstream_breaker") == 0
     said = [record.getMessage() for record in caplog.records]
@@ -286,9 +293,9 @@ async def test_a_full_queue_refuses_and_what_was_admitted_goes_on() -> None:
                 return answer.status, answer.headers.get("Retry-After")
 
         asked = [asyncio.create_task(ask()) for _ in range(12)]
-        refused, admitted = await asyncio.wait(asked, timeout=1)
+        await until(lambda: sum(task.done() for task in asked) == 7 and len(far.seen) == 2)
+        refused, admitted = await asyncio.wait(asked, timeout=0)
         assert [task.result() for task in refused] == [(503, "1")] * 7
-        assert len(far.seen) == 2
         assert await metric(session, "gateway_upstream_waiting") == 3
         go_on.set()
         assert {await task for task in admitted} == {(200, None)}
@@ -301,8 +308,7 @@ async def test_who_waits_too_long_for_a_turn_is_refused() -> None:
     upstream = "concurrency: {running_max: 1, wait_s: 0.2}"
     async with pipeline("upstream: u0", silent, upstream=upstream) as (session, (far,)):
         first = asyncio.create_task(streamed(session))
-        while not far.seen:
-            await asyncio.sleep(0.01)
+        await until(lambda: far.seen)
         async with session.post("/pipelines/p/queries", json=QUERY) as answer:
             assert answer.status == 503
             assert (await answer.json())["name"] == "Overloaded"

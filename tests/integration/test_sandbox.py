@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from time import monotonic
 
 import msgspec
 import pytest
@@ -23,6 +22,7 @@ from tests.support.sandboxes import (
     child_pids,
     running,
 )
+from tests.support.timing import Stopwatch
 
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 
@@ -72,10 +72,10 @@ async def test_a_bomb_is_answered_in_time_and_nobody_else_notices(
 ) -> None:
     async with running(engine=engine) as sandbox:
         async with Watch() as watch:
-            started = monotonic()
+            answered = Stopwatch(family=True)
             with pytest.raises(TransformFailed) as caught:
                 await sandbox.evaluate(expression, text)
-            elapsed_s = monotonic() - started
+            elapsed_s = answered.passed_s()
             assert await sandbox.evaluate("a + 1", b'{"a": 1}') == b"2"
         assert elapsed_s < TIME_S + LATE_S_MAX
         assert watch.gap_s < GAP_S_MAX
@@ -96,10 +96,10 @@ async def test_a_pattern_that_backtracks_without_end_is_killed_in_the_other_engi
     async with running(engine="jsonata-python") as sandbox:
         before = child_pids(os.getpid())
         async with Watch() as watch:
-            started = monotonic()
+            answered = Stopwatch(family=True)
             with pytest.raises(TransformFailed) as caught:
                 await sandbox.evaluate(*REDOS)
-            elapsed_s = monotonic() - started
+            elapsed_s = answered.passed_s()
             assert await sandbox.evaluate("1", b"{}") == b"1"
         assert caught.value.message == "D1012: the expression ran longer than 0.3 s"
         assert elapsed_s < TIME_S + LATE_S_MAX

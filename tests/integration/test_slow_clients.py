@@ -19,6 +19,7 @@ from tests.support.raw import Raw, answer, raw, request
 from tests.support.remote import Peer, Remote, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, OBSERVATION, cambrion_script, frames, pupau_script
+from tests.support.timing import Stopwatch, patience, until
 
 CONFIG = """
 server: {{port: 0, {server}}}
@@ -71,11 +72,13 @@ class Flood:
 
     async def stalled(self) -> None:
         """Return once it has been held back for a while."""
-        async with asyncio.timeout(5):
-            before = 0
-            while before != self.sent or not before:
+        before = looks = 0
+        async with patience():
+            # Not in time, which a busy machine may take away, but in turns that it had.
+            while looks < 30:
+                looks = looks + 1 if before == self.sent and before else 0
                 before = self.sent
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.01)
 
 
 def resident_bytes() -> int:
@@ -108,9 +111,8 @@ async def test_a_client_that_reads_nothing_holds_back_the_upstream_and_is_droppe
         assert flood.sent == sent < len(callers) * SYSTEM_BYTES
         # Of this whole process, to which both ends of every connection belong.
         assert resident_bytes() - before < len(callers) * 2_000_000
-        async with asyncio.timeout(4):
-            while far.open_connections:
-                await asyncio.sleep(0.02)
+        await until(lambda: not far.open_connections)
+        async with patience():
             await asyncio.gather(*(caller.read_all() for caller in callers))
         lines = dropped(caplog)
     assert [line["error"] for line in lines] == ["the client read nothing for 1.5 s"] * 4
@@ -119,7 +121,7 @@ async def test_a_client_that_reads_nothing_holds_back_the_upstream_and_is_droppe
 async def test_a_client_that_reads_slowly_is_not_dropped_and_gets_everything() -> None:
     flood = Flood(bytes_max=6_000_000)
     async with (
-        running(flood.script, "write_timeout_s: 0.4") as (_, base),
+        running(flood.script, "write_timeout_s: 0.8") as (_, base),
         raw(base) as caller,
     ):
         await caller.send(STREAM)
@@ -130,7 +132,7 @@ async def test_a_client_that_reads_slowly_is_not_dropped_and_gets_everything() -
             assert piece, "dropped"
             received += len(piece)
             tail = (tail + piece)[-10:]
-            if time.monotonic() - began < 2:  # five times what one that reads nothing has
+            if time.monotonic() - began < 2:  # more than twice what one that reads nothing has
                 await asyncio.sleep(0.05)
         assert time.monotonic() - began > 2
         assert received > 6_000_000
@@ -162,9 +164,7 @@ async def test_a_plain_answer_that_nobody_reads_is_given_up(
         raw(base) as caller,
     ):
         await caller.send(request("/v1/pipelines/doc/executeSync", {"text": "x"}))
-        async with asyncio.timeout(5):
-            while not dropped(caplog):
-                await asyncio.sleep(0.02)
+        await until(lambda: dropped(caplog))
         assert dropped(caplog)[0]["error"] == "the client read nothing for 0.4 s"
         assert len(await caller.read_all()) < len(body)
 
@@ -181,7 +181,7 @@ async def test_small_answers_to_a_client_that_reads_nothing_are_given_up_too() -
                     await caller.send(asked)
 
             sending = asyncio.create_task(send())
-            async with asyncio.timeout(20):
+            async with patience():
                 result = await asyncio.gather(sending, return_exceptions=True)
             assert isinstance(result[0], ConnectionError)
         assert far.open_connections == before
@@ -189,6 +189,7 @@ async def test_small_answers_to_a_client_that_reads_nothing_are_given_up_too() -
 
 async def test_a_stream_that_floods_leaves_another_one_its_pace() -> None:
     flood = Flood()
+    sent: list[Stopwatch] = []
 
     async def script(seen: Seen, peer: Peer) -> None:
         if seen.headers["x-request-id"] == "flood":
@@ -196,7 +197,8 @@ async def test_a_stream_that_floods_leaves_another_one_its_pace() -> None:
             return
         await peer.open_stream()
         while not seen.gone.is_set():
-            await peer.chunk(frames([EVENTS[1] | {"at": time.monotonic()}]))
+            sent.append(Stopwatch())
+            await peer.chunk(frames(EVENTS[1:2]))
             await asyncio.sleep(0.02)
 
     async with (
@@ -214,17 +216,15 @@ async def test_a_stream_that_floods_leaves_another_one_its_pace() -> None:
 
             draining = asyncio.create_task(drain())
             late = []
-            until = time.monotonic() + 2
             async with session.post(path, json=body, headers={"X-Request-Id": "slow"}) as slow:
-                while time.monotonic() < until:
-                    line = await slow.content.readuntil(b"\n\n")
-                    late.append(time.monotonic() - json.loads(line[6:])["at"])
+                for number in range(40):
+                    await slow.content.readuntil(b"\n\n")
+                    late.append(sent[number].passed_s())
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
     assert flood.sent > 1_000_000
     # Upstreams, gateway and readers share this loop.
-    assert len(late) > 15
-    assert sorted(late)[len(late) // 2] < 0.1
+    assert sorted(late)[20] < 0.1
 
 
 # Slow to ask
@@ -246,23 +246,28 @@ async def drip(caller: Raw, data: bytes, every_s: float = 0.05) -> None:
 @pytest.mark.parametrize("every_s", [0.03, 60.0])
 async def test_a_head_that_does_not_come_to_its_end_is_answered_408(every_s: float) -> None:
     async with running(pupau_script, SLOW) as (_, base), raw(base) as caller:
-        began = time.monotonic()
+        began, answered = time.monotonic(), Stopwatch()
         sending = asyncio.create_task(drip(caller, HEAD + b"X-Filler: " + b"x" * 1000, every_s))
         status, fields, body = answer(await caller.read_all())
         took_s = time.monotonic() - began
+        assert answered.passed_s() < 1.5
         sending.cancel()
     assert status == 408
     assert fields["connection"] == "close"
     told = json.loads(body)
     assert (told["code"], told["name"]) == ("request_timeout", "RequestTimeout")
     assert "header_timeout_s" in told["message"]
-    assert 0.4 <= took_s < 1.5
+    assert took_s >= 0.4
 
 
 async def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
-    async with running(pupau_script, SLOW) as (_, base), nothing_left(base), raw(base) as caller:
-        async with asyncio.timeout(2):
-            assert await caller.read_all() == b""
+    async with (
+        running(pupau_script, SLOW) as (_, base),
+        nothing_left(base),
+        raw(base) as caller,
+        patience(),
+    ):
+        assert await caller.read_all() == b""
 
 
 async def test_a_kept_connection_may_rest_but_its_next_head_may_not() -> None:
@@ -272,7 +277,7 @@ async def test_a_kept_connection_may_rest_but_its_next_head_may_not() -> None:
             assert (await caller.read()).startswith(b"HTTP/1.1 200")
             await asyncio.sleep(0.6)
         await caller.send(HEAD)
-        async with asyncio.timeout(2):
+        async with patience():
             assert answer(await caller.read_all())[0] == 408
 
 
@@ -285,7 +290,7 @@ async def test_a_head_that_follows_too_early_does_not_end_the_request_before_it(
         await caller.send(request("/pipelines/plain/queries", {"request": "x"}))
         await asyncio.sleep(0.1)
         await caller.send(HEAD)
-        async with asyncio.timeout(4):
+        async with patience():
             first, _, second = (await caller.read_all()).partition(b"HTTP/1.1 408")
     status, _, body = answer(first)
     assert (status, json.loads(body)) == (200, EVENTS[-1]["responses"])
@@ -316,11 +321,12 @@ async def test_a_body_that_comes_too_slowly_is_answered_408_in_the_callers_diale
     path, begun, headers, field = BODIES[form]
     async with running(pupau_script, SLOW) as (far, base), nothing_left(base, far):
         async with raw(base) as caller:
-            began = time.monotonic()
+            began, answered = time.monotonic(), Stopwatch()
             await caller.send(request(path, begun, *headers, length=5000))
             sending = asyncio.create_task(drip(caller, b"x" * 1000, 0.03))
             status, fields, body = answer(await caller.read_all())
             took_s = time.monotonic() - began
+            assert answered.passed_s() < 3.5
             sending.cancel()
         assert far.seen == []
     assert status == 408
@@ -330,7 +336,7 @@ async def test_a_body_that_comes_too_slowly_is_answered_408_in_the_callers_diale
     assert told[field] == {"code": "request_timeout", "name": "RequestTimeout"}[field]
     assert "body_bytes_per_s_min" in told["message"]
     # The limit, and a second for each hundred bytes that came; nothing of lingering.
-    assert 0.4 <= took_s < 3.5
+    assert took_s >= 0.4
 
 
 @pytest.mark.parametrize("form", ["query", "form"])
@@ -338,7 +344,7 @@ async def test_a_long_body_may_take_its_time_as_long_as_it_keeps_the_pace(form: 
     path, begun, headers, _ = BODIES[form]
     end = b"\r\n--b--\r\n" if form == "form" else b'"}'
     async with running(pupau_script, SLOW) as (_, base), raw(base) as caller:
-        pieces = [begun, *[b"x" * 80] * 8, end]
+        pieces = [begun + b"x" * 200, *[b"x" * 80] * 8, end]
         length = sum(map(len, pieces))
         await caller.send(request(path, pieces[0], *headers, "Connection: close", length=length))
         for piece in pieces[1:]:
@@ -372,15 +378,15 @@ async def test_a_thousand_slow_clients_keep_nobody_waiting_and_are_gone_in_time(
         session = await stack.enter_async_context(client(base))
         took_s = []
         for _ in range(60):
-            began = time.monotonic()
+            answered = Stopwatch()
             async with session.post("/pipelines/plain/queries", json={"request": "x"}) as response:
                 assert response.status == 200
                 await response.read()
-            took_s.append(time.monotonic() - began)
+            took_s.append(answered.passed_s())
             await asyncio.sleep(0.02)
         assert max(took_s) < 1
         assert sorted(took_s)[30] < 0.1
-        async with asyncio.timeout(10):
+        async with patience():
             answers = await asyncio.gather(*(caller.read_all() for caller in callers))
         dripping.cancel()
         await asyncio.gather(dripping, return_exceptions=True)

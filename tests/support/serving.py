@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.timing import patience
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -55,7 +57,7 @@ class Serving:
         def found() -> list[dict[str, Any]]:
             return [line for line in self.log if line["event"] == event]
 
-        async with asyncio.timeout(20), self._news:
+        async with patience(), self._news:
             await self._news.wait_for(lambda: len(found()) >= times or self._reading.done())
         assert len(found()) >= times, (event, self.log, self.errors)
         return found()[times - 1]
