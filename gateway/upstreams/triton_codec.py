@@ -21,6 +21,7 @@ import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final
 
@@ -160,6 +161,12 @@ def fit(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, ...] | None:
     The last dimensions are matched first: two elements fit ``[-1, -1]`` as ``[1, 2]``, and
     ``[-1, 1]`` as ``[2, 1]``.
     """
+    return _fit(tuple(shape), tuple(dims))
+
+
+@lru_cache(maxsize=256)
+def _fit(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...] | None:
+    """See ``fit``: most requests of a model have the same shape."""
     rank = len(dims)
     if len(shape) > rank or rank > _RANK_MAX:
         return None

@@ -59,7 +59,7 @@ class _Expressions:
         self._call = call
         self._model = model
         self._view: str | None = None
-        self._nonce = secrets.token_hex(16)
+        self._nonce = secrets.token_hex(16) if call.request.media else ""
         self._media = {
             f"media:{self._nonce}:{number}": media.data
             for number, media in enumerate(call.request.media)
@@ -69,7 +69,9 @@ class _Expressions:
         """The tensor's value, or ``None`` where there is none and the input is optional."""
         result = self._evaluate(tensor, transform)
         try:
-            value = None if result is None else self._with_media(msgspec.json.decode(result))
+            value = None if result is None else msgspec.json.decode(result)
+            if self._media:
+                value = self._with_media(value)
             if value is None or value == []:
                 if tensor.optional:
                     return None
@@ -97,11 +99,15 @@ class _Expressions:
             return transform.evaluate(self._view, bindings)
         except TransformFailed as error:
             raise TransformFailed(
-                f"{_stage(self._call, tensor)}: {error.message.replace(self._nonce, '…')}",
+                f"{_stage(self._call, tensor)}: {self._told(error.message)}",
                 reason=error.reason,
                 code=error.code,
                 offset=error.offset,
             ) from error
+
+    def _told(self, message: str) -> str:
+        """An engine's words without what stands for the media."""
+        return message.replace(self._nonce, "…") if self._nonce else message
 
     def _with_media(self, value: Any) -> Any:
         """``value`` with every placeholder exchanged for its bytes."""
