@@ -182,8 +182,6 @@ class _Asked:
     async def request(self) -> Request:
         """Made once, by the first who asks."""
         part = self._part
-        if part.route.plain:
-            return part.request
         async with self._asking:
             if self._request is None:
                 async with part.in_time():
@@ -272,7 +270,8 @@ class _Attempt:
 
     async def _call(self) -> Call:
         part, target = self._part, self.target
-        request, upstream = await self._asked(), target.guard.upstream
+        upstream = target.guard.upstream
+        request = part.request if part.route.plain else await self._asked()
         if not part.route.plain and upstream.executes and request.observation is not None:
             # It would give the observation back with its own added, and the run adds that up
             # itself. Only where there is nothing else to run on, it has to have it.
@@ -280,8 +279,10 @@ class _Attempt:
                 request = replace(request, observation=None, idempotent=False)
             else:
                 self.carried = True
-        async with part.in_time():
-            body = await part.mapper.body(upstream.kind, request)
+        body = part.mapper.usual_body(upstream.kind, request)
+        if body is None:
+            async with part.in_time():
+                body = await part.mapper.body(upstream.kind, request)
         return Call(
             request=request,
             pipeline=target.pipeline,

@@ -42,6 +42,24 @@ class Pace:
     bytes_per_s_min: int
 
 
+def arrived(request: web.BaseRequest, bytes_max: int) -> bytes | None:
+    """The whole body, where it came along with its head and nothing has to be done to it, as with
+    most that are small; else ``None``: then it is for ``read_body``.
+
+    Raises:
+        RequestRejected: longer than ``bytes_max`` (413).
+    """
+    content, headers = request.content, request.headers
+    if not content.is_eof() or hdrs.CONTENT_ENCODING in headers or hdrs.EXPECT in headers:
+        return None
+    if content.exception() is not None:
+        return None
+    body = content.read_nowait(-1)
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
+    return body
+
+
 async def read_body(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> bytes:
     """The whole body, inflated.
 

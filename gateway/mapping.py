@@ -32,6 +32,7 @@ from gateway.route import Actor, Route
 _ADDED_FIELDS: Final = frozenset(
     ("media", "transient", "idempotent", "tryImageConversion", "trySimpleText", "file")
 )
+_NO_FIELDS: Final[Mapping[str, Any]] = {}
 
 
 class Mapper:
@@ -83,14 +84,26 @@ class Mapper:
             return None
         return await actor.sticky.run(layered_view(request, layers).decode(), self.bindings)
 
-    async def body(self, kind: str, request: Request) -> dict[str, Raw]:
-        """The request in the words of an upstream that speaks one of the dialects."""
+    def usual_body(self, kind: str, request: Request) -> Mapping[str, Any] | None:
+        """As ``body``, where no expression is needed for it; else ``None``."""
+        replaced = self._route.config.mappings
+        if kind == "cambrion":
+            return cambrion_fields(request) if replaced.request_to_cambrion is None else None
+        if kind == "pupau":
+            # How JSONata writes an observation down as text is for JSONata.
+            usual = replaced.request_to_pupau is None and request.text is not None
+            return pupau_fields(request) if usual else None
+        return _NO_FIELDS
+
+    async def body(self, kind: str, request: Request) -> Mapping[str, Any]:
+        """The request in the words of an upstream that speaks one of the dialects, as what
+        ``msgspec.json`` writes as JSON."""
         if kind == "cambrion":
             stage, mapping = "request_to_cambrion", self._transforms.request_to_cambrion
         elif kind == "pupau":
             stage, mapping = "request_to_pupau", self._transforms.request_to_pupau
         else:
-            return {}
+            return _NO_FIELDS
         try:
             mapped = await mapping.run(_view(request), self.bindings)
         except TransformFailed as error:
@@ -162,6 +175,33 @@ class Mapper:
             f"pipeline {self._route.name}, {words}: its result does not fit: {what}",
             reason="result",
         )
+
+
+def cambrion_fields(request: Request) -> dict[str, Any]:
+    """What ``transforms/request_to_cambrion.jsonata`` makes of ``request``, made without it: where
+    nobody has replaced it, a small call need not wait for the engine, nor a large observation be
+    read and written once more."""
+    fields: dict[str, Any] = {}
+    if request.text is not None:
+        fields["text"] = request.text
+    if request.tag is not None:
+        fields["tag"] = request.tag
+    if request.observation is not None:
+        fields["observation"] = Raw(request.observation)
+    if request.context is not None:
+        fields["runtimeParameters"] = {**request.parameters, "context": request.context}
+    elif request.parameters:
+        fields["runtimeParameters"] = request.parameters
+    return fields
+
+
+def pupau_fields(request: Request) -> dict[str, Any]:
+    """As ``cambrion_fields``, for ``transforms/request_to_pupau.jsonata`` and a ``request`` with a
+    text."""
+    fields: dict[str, Any] = {"request": request.text}
+    if request.context is not None:
+        fields["context"] = request.context
+    return fields
 
 
 def _view(request: Request) -> str:

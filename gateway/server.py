@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway import logs
-from gateway.body import Pace, read_body, read_form
+from gateway.body import Pace, arrived, read_body, read_form
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
@@ -302,9 +302,11 @@ class Gateway:
 
     async def _read_body(self, exchange: Exchange) -> bytes:
         bytes_max = exchange.site.bounds.body_bytes_max
-        body = await self._timed(
-            exchange, read_body(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
-        )
+        body = arrived(exchange.request, bytes_max)
+        if body is None:
+            body = await self._timed(
+                exchange, read_body(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
+            )
         exchange.request_bytes = len(body)
         return body
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from msgspec import Raw, Struct, field
+from msgspec import Struct, field
 
 from gateway.model import Event, Request
 from gateway.transform import Transform
@@ -22,9 +22,9 @@ class Call(Struct, frozen=True):
     ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
     ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
     upstream's SSE frames untouched (``Frames``), if this kind can give them. ``body`` holds the
-    fields of this kind's request body but for media and flags, as JSON texts; ``layers`` is the
-    JSON list of the finished layers, which expressions see too; ``inputs`` and ``output`` are
-    Triton's, an expression per input tensor and one over the output tensors.
+    fields of this kind's request body but for media and flags, as ``msgspec.json`` writes them;
+    ``layers`` is the JSON list of the finished layers, which expressions see too; ``inputs`` and
+    ``output`` are Triton's, an expression per input tensor and one over the output tensors.
     ``bindings`` are the variables that expressions see: ``pipeline``, ``requestId``, ``headers``,
     ``key``.
     """
@@ -36,7 +36,7 @@ class Call(Struct, frozen=True):
     last_layer: bool = True
     connect_s: float = 5.0
     frames: bool = False
-    body: Mapping[str, Raw] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
     layers: bytes | None = None
     inputs: Mapping[str, Transform] = field(default_factory=dict)
     output: Transform | None = None

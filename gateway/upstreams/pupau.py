@@ -246,7 +246,7 @@ def _body(call: Call) -> Body:
     boundary = secrets.token_hex(16)
     segments: list[bytes | Media] = []
     for name, value in call.body.items():
-        text = bytes(value)
+        text = msgspec.json.encode(value)
         if text.startswith(b'"'):
             text = msgspec.json.decode(text, type=str).encode()
         segments += (
