@@ -18,12 +18,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 
-from tests.bench import calls, results, streams
+from tests.bench import calls, results, streams, transforms
 from tests.bench.harness import Bench, harness
 
 SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "same-dialect": calls.same_dialect,
     "dialect-changed": calls.dialect_changed,
+    "jsonata": transforms.jsonata,
     "sse-paced": streams.paced,
     "sse-full-speed": streams.full_speed,
 }

@@ -20,11 +20,16 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_us(pid: int) -> float:
-    """Microseconds of CPU that ``pid`` and its living descendants have used, user and system, all
-    threads. What a descendant used that has ended is not in it."""
+def cpu_us_each(pid: int) -> dict[int, float]:
+    """Microseconds of CPU that ``pid`` and each of its living descendants have used, user and
+    system, all threads. What one used that has ended is not in it."""
     # The kernel's name for the CPU clock of another process, as clock_getcpuclockid(3) makes it.
-    return sum(time.clock_gettime_ns((~one << 3) | 2) for one in family(pid)) / 1000
+    return {one: time.clock_gettime_ns((~one << 3) | 2) / 1000 for one in family(pid)}
+
+
+def cpu_us(pid: int) -> float:
+    """All of those together."""
+    return sum(cpu_us_each(pid).values())
 
 
 def _status_bytes(pid: int, field: str) -> int:

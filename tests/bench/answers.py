@@ -41,6 +41,13 @@ def observation(entities: int) -> bytes:
     return compact({"executionId": "x", "mediaContents": [content], "documents": []})
 
 
+def total(label: str, entities: int) -> int:
+    """The sum of the values that an observation of so many entities has under ``label``."""
+    return sum(
+        number * 3 % 101 for number in range(entities) if LABELS[number % len(LABELS)] == label
+    )
+
+
 @cache
 def execution(entities: int) -> bytes:
     """What a Cambrion remote answers to executeSync."""

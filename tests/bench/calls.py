@@ -81,30 +81,21 @@ async def same_dialect(bench: Bench) -> None:
     gateway = await bench.start("gateway", peers.gateway(CONFIG))
     started = await bench.start_peers(peers.ENVOY, peers.NGINX, peers.BARE, peers.LITELLM_PEER)
     small = executed(answers.SMALL)
-    turns = [Turn("small JSON", "gateway", gateway, small)]
+    turns = [Turn("small JSON", "gateway", bench.calling(gateway, small))]
     for name, program in started.items():
         call = small if name != "LiteLLM" else Call([COMPLETION], completed)
-        turns.append(Turn("small JSON", name, program, call))
+        turns.append(Turn("small JSON", name, bench.calling(program, call)))
     await bench.in_turns(turns)
 
 
 async def dialect_changed(bench: Bench) -> None:
     """The same small call where the upstream speaks the other dialect, both ways."""
     gateway = await bench.start("gateway", peers.gateway(CONFIG))
+    cases = {
+        "same dialect": executed(answers.SMALL),
+        "Cambrion in, Pupau upstream": Call([execute("talk-1")], observed_words),
+        "Pupau in, Cambrion upstream": Call([query("obs-1")], told_value),
+    }
     await bench.in_turns(
-        [
-            Turn("same dialect", "gateway", gateway, executed(answers.SMALL)),
-            Turn(
-                "Cambrion in, Pupau upstream",
-                "gateway",
-                gateway,
-                Call([execute("talk-1")], observed_words),
-            ),
-            Turn(
-                "Pupau in, Cambrion upstream",
-                "gateway",
-                gateway,
-                Call([query("obs-1")], told_value),
-            ),
-        ]
+        [Turn(case, "gateway", bench.calling(gateway, call)) for case, call in cases.items()]
     )

@@ -6,51 +6,22 @@ Does not know: which scenarios there are.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import subprocess
+import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.accounting import cpu_us
+from tests.bench.accounting import cpu_us_each
+from tests.bench.orders import Ordered
 from tests.bench.peers import Peer, Start
 from tests.bench.processes import Cores, Program, end, free_port, listens, running, spawn
 from tests.bench.results import Measure, Results
 
-#: Seconds that anything the load generator is told may take.
-OBEY_S = 180.0
-
-
-class Load:
-    """The load generator's process, told what to do."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    async def do(self, what: str, **arguments: object) -> dict[str, Any]:
-        """Tell it, and wait for what comes of it.
-
-        Raises:
-            RuntimeError: an answer was wrong.
-        """
-        line = await asyncio.wait_for(
-            asyncio.to_thread(self._ask, json.dumps({"do": what, **arguments})), OBEY_S
-        )
-        told: dict[str, Any] = json.loads(line or '{"error": "the load generator has ended"}')
-        if "error" in told:
-            raise RuntimeError(f"{what}: {told['error']}")
-        return told
-
-    def _ask(self, line: str) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
+#: Measures once; figures by their units.
+Take = Callable[[], Awaitable[dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +35,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What is measured in each round: ``call`` to ``program``, as ``case`` of ``peer``."""
+    """What is measured in each round, as ``case`` of ``peer``."""
 
     case: str
     peer: str
-    program: Program
-    call: Call
+    take: Take
 
 
 @dataclass
@@ -78,7 +48,7 @@ class Bench:
 
     folder: Path
     cores: Cores
-    load: Load
+    load: Ordered
     upstream: Program
     stack: AsyncExitStack
     rounds: int
@@ -102,6 +72,18 @@ class Bench:
                 environment=command.environment,
             )
         )
+
+    async def start_ordered(self, *command: str, core: int | None = None) -> Ordered:
+        """Start ``python -m`` such a command, on the proxies' core; it heeds until the scenario is
+        over."""
+        process = spawn(
+            [sys.executable, "-m", *command],
+            {self.cores.proxy if core is None else core},
+            log=self.folder / f"{command[0]}-{free_port()}.log",
+            interactive=True,
+        )
+        self.stack.callback(end, process)
+        return Ordered(process)
 
     async def start_peers(self, *peers: Peer) -> dict[str, Program]:
         """Those of them that can be started, by name; of the others it is noted why not."""
@@ -134,31 +116,39 @@ class Bench:
         )
         return measure
 
-    async def block(self, program: Program, call: Call) -> tuple[float, dict[str, Any]]:
-        """One block of calls: CPU microseconds of ``program``, and what the load generator saw."""
+    async def block(self, program: Program, call: Call) -> tuple[list[float], dict[str, Any]]:
+        """One block of calls: CPU microseconds of each process of ``program``, and what the load
+        generator saw."""
         told = await self.load.do(
             "connect", port=program.port, requests=call.requests, count=call.connections
         )
         for sample in told["samples"]:
             call.check(sample.encode("latin-1"))
-        before = cpu_us(program.pid)
+        before = cpu_us_each(program.pid)
         seen = await self.load.do("calls", seconds=self.block_s)
-        used = cpu_us(program.pid) - before
-        await self.load.do("close")
-        return used, seen
+        after = cpu_us_each(program.pid)
+        await self.load.do("hang up")
+        return [used - before.get(pid, 0.0) for pid, used in after.items()], seen
 
-    async def in_turns(self, turns: Sequence[Turn], *, rounds: int = 0, per: str = "calls") -> None:
-        """Measure every turn once in every round; the CPU of each, per call or per event."""
-        used: list[list[float]] = [[] for _ in turns]
-        rates: list[list[float]] = [[] for _ in turns]
+    def calling(self, program: Program, call: Call, per: str = "calls") -> Take:
+        """Takes a block: the CPU of a call (or an event), and how many there were in a second."""
+
+        async def take() -> dict[str, float]:
+            used, seen = await self.block(program, call)
+            return {"µs": sum(used) / seen[per], f"{per}/s": seen[per] / seen["seconds"]}
+
+        return take
+
+    async def in_turns(self, turns: Sequence[Turn], *, rounds: int = 0) -> None:
+        """Take every turn once in every round, and record what came of it."""
+        taken: list[dict[str, list[float]]] = [{} for _ in turns]
         for _ in range(rounds or self.rounds):
-            for turn, costs, per_s in zip(turns, used, rates, strict=True):
-                cpu, seen = await self.block(turn.program, turn.call)
-                costs.append(cpu / seen[per])
-                per_s.append(seen[per] / seen["seconds"])
-        for turn, costs, per_s in zip(turns, used, rates, strict=True):
-            self.record(turn.case, turn.peer, "µs", costs)
-            self.record(turn.case, turn.peer, f"{per}/s", per_s)
+            for turn, figures in zip(turns, taken, strict=True):
+                for unit, value in (await turn.take()).items():
+                    figures.setdefault(unit, []).append(value)
+        for turn, figures in zip(turns, taken, strict=True):
+            for unit, values in figures.items():
+                self.record(turn.case, turn.peer, unit, values)
 
 
 def post(path: str, body: bytes, *, headers: str = "") -> str:
@@ -176,6 +166,7 @@ async def harness(
 ) -> AsyncIterator[Bench]:
     """The upstream and the load generator, running."""
     cores = Cores.here()
+    os.sched_setaffinity(0, {cores.load})  # nothing of ours disturbs what is measured
     port = free_port()
     command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
     generator = [sys.executable, "-m", "tests.bench.load"]
@@ -188,7 +179,7 @@ async def harness(
             yield Bench(
                 folder=folder,
                 cores=cores,
-                load=Load(load),
+                load=Ordered(load),
                 upstream=Program(upstream.pid, port),
                 stack=stack,
                 rounds=rounds,

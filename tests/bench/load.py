@@ -1,18 +1,18 @@
 """The load generator: a process of its own that sends prebuilt requests and checks every answer.
 
-Run as ``python -m tests.bench.load``. It reads one command a line on standard input, as JSON, and
-answers each with a line on standard output:
+Run as ``python -m tests.bench.load``. It heeds:
 
 - ``connect``: ``port``, ``requests`` (as Latin-1), ``count``: so many connections, which share out
   the requests among them, are opened, and have had their first answer. Gives ``samples``, the
   different bodies of those.
 - ``calls``: ``seconds``; calls one after the other on every connection. Gives ``calls``,
   ``events``, ``seconds`` and ``latencies_us`` [median, 99th percentile, longest].
-- ``open``: ``port``, ``request``, ``count``; opens so many streams, and answers when each has its
-  first event.
+- ``hang up``: drops those connections.
+- ``open``: ``port``, ``request``, ``count``; opens so many streams more, and answers when each has
+  its first event.
 - ``mark``: gives ``events``, ``bytes``, ``streams`` (those still open) and ``latencies_us`` since
   the last mark.
-- ``close``: drops all connections.
+- ``close``: drops all streams.
 
 Owns: the connections, and what counts as a wrong answer: another status than 200, another length
 or number of events than that of the first answer to the same request.
@@ -22,8 +22,6 @@ Does not know: what is measured.
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from itertools import cycle
 from time import monotonic_ns
 from typing import Any, TypeVar, cast
@@ -32,6 +30,7 @@ import httptools
 import uvloop
 
 from tests.bench.answers import STAMP, STAMP_DIGITS
+from tests.bench.orders import Failed, heed
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -40,7 +39,7 @@ _EVENT = b"data: "
 _OPENING = 64
 
 
-class WrongAnswer(Exception):
+class WrongAnswer(Failed):
     """An answer that is not as it should be."""
 
 
@@ -259,45 +258,40 @@ class Group:
         self.reset()
         return told
 
+    async def hang_up(self) -> dict[str, Any]:
+        """See the module."""
+        for each in self.members:
+            each.close()
+        self.members = []
+        return {}
+
     async def close(self) -> dict[str, Any]:
         """See the module."""
-        for each in [*self.members, *self.listeners]:
+        for each in self.listeners:
             each.close()
-        self.members, self.listeners = [], []
+        self.listeners = []
         while self.streams:
             await asyncio.sleep(0.01)
         return {}
 
-
-async def obey(group: Group, command: dict[str, Any]) -> dict[str, Any]:
-    """What ``command`` gives."""
-    match command:
-        case {"do": "connect", "port": port, "requests": requests, "count": count}:
-            return await group.connect(port, requests, count)
-        case {"do": "calls", "seconds": seconds}:
-            return await group.calls_for(seconds)
-        case {"do": "open", "port": port, "request": request, "count": count}:
-            return await group.open(port, request, count)
-        case {"do": "mark"}:
-            return group.mark()
-        case {"do": "close"}:
-            return await group.close()
-    raise LookupError(command)
-
-
-async def main() -> None:
-    """Obey until standard input ends."""
-    loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader(limit=64 * 1024 * 1024)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    group = Group()
-    while line := await lines.readline():
-        try:
-            told = await obey(group, json.loads(line))
-        except (WrongAnswer, OSError) as error:
-            told = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(told), flush=True)
+    async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        """What ``command`` gives."""
+        match command:
+            case {"do": "connect", "port": port, "requests": requests, "count": count}:
+                return await self.connect(port, requests, count)
+            case {"do": "calls", "seconds": seconds}:
+                return await self.calls_for(seconds)
+            case {"do": "hang up"}:
+                return await self.hang_up()
+            case {"do": "open", "port": port, "request": request, "count": count}:
+                return await self.open(port, request, count)
+            case {"do": "mark"}:
+                return self.mark()
+            case {"do": "close"}:
+                return await self.close()
+        raise Failed(f"there is no {command}")
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    group = Group()
+    uvloop.run(heed(group.obey))

@@ -12,12 +12,14 @@ from typing import Any
 
 from tests.bench import calls, peers
 from tests.bench.accounting import cpu_us
-from tests.bench.harness import Bench, Call, Turn, post
+from tests.bench.harness import Bench, Call, Take, Turn, post
 from tests.bench.processes import Program
 from tests.bench.upstream import EVERY_S
 
 STREAMS = 200
 BURST = 5000
+#: Seconds between the opening of paced streams and the first that counts.
+SETTLE_S = 0.3
 #: An event transform that reads every event and changes it.
 EVENT = (peers.DATA / "event.jsonata").read_text()
 
@@ -27,7 +29,7 @@ CONFIG: dict[str, Any] = {
         "paced": {"upstream": "talk"},
         "paced-changed": {"upstream": "talk", "pipeline": "paced", "transform": {"event": EVENT}},
         f"burst-{BURST}": {"upstream": "talk"},
-        "burst-changed": {
+        f"burst-{BURST}-changed": {
             "upstream": "talk",
             "pipeline": f"burst-{BURST}",
             "transform": {"event": EVENT},
@@ -45,52 +47,42 @@ def streamed(pipeline: str) -> str:
     )
 
 
-async def watched(bench: Bench, program: Program, pipeline: str, seconds: float) -> dict[str, Any]:
-    """Paced streams over ``program`` for so long: what the load generator saw, and ``cpu_us``."""
-    await bench.load.do("open", port=program.port, request=streamed(pipeline), count=STREAMS)
-    await asyncio.sleep(0.3)
-    before = cpu_us(program.pid)
-    await bench.load.do("mark")
-    await asyncio.sleep(seconds)
-    used = cpu_us(program.pid) - before
-    seen = await bench.load.do("mark")
-    await bench.load.do("close")
-    wanted = STREAMS * seconds / EVERY_S
-    if seen["streams"] != STREAMS or seen["events"] < wanted * 0.9:
-        bench.note(f"only {seen['events']} of {wanted:.0f} paced events arrived in a round")
-    return {**seen, "cpu_us": used}
+def watching(bench: Bench, program: Program, pipeline: str) -> Take:
+    """Takes paced streams for a while: the CPU of an event, and how long events were on the way."""
+
+    async def take() -> dict[str, float]:
+        await bench.load.do("open", port=program.port, request=streamed(pipeline), count=STREAMS)
+        await asyncio.sleep(SETTLE_S)
+        before = cpu_us(program.pid)
+        await bench.load.do("mark")
+        await asyncio.sleep(bench.block_s * 5)
+        used = cpu_us(program.pid) - before
+        seen = await bench.load.do("mark")
+        await bench.load.do("close")
+        wanted = STREAMS * bench.block_s * 5 / EVERY_S
+        if seen["streams"] != STREAMS or seen["events"] < wanted * 0.9:
+            bench.note(f"{seen['events']} of {wanted:.0f} paced events arrived in a round")
+        median, high, _ = seen["latencies_us"]
+        return {"µs": used / seen["events"], "µs p50": median, "µs p99": high}
+
+    return take
 
 
 async def paced(bench: Bench) -> None:
-    """200 streams of 20 events a second each: CPU of an event, and how much later it arrives."""
+    """200 streams of 20 events a second each: CPU of an event, and how long it is on its way."""
     gateway = await bench.start("gateway", peers.gateway(CONFIG))
     started = await bench.start_peers(peers.ENVOY, peers.NGINX, peers.BARE, peers.NODE)
+    started = {"direct": bench.upstream, "gateway": gateway, **started}
     turns = [
-        ("direct", bench.upstream, "paced", "as it is"),
-        ("gateway", gateway, "paced", "as it is"),
-        *((name, program, "paced", "as it is") for name, program in started.items()),
-        ("gateway", gateway, "paced-changed", "event transform"),
+        Turn("as it is", name, watching(bench, program, "paced"))
+        for name, program in started.items()
     ]
-    if "node" in started:
-        turns.append(("node", started["node"], "paced-changed", "event transform"))
-    rounds = [
-        [
-            await watched(bench, program, pipeline, 1.0 if bench.quick else 2.5)
-            for _, program, pipeline, _ in turns
-        ]
-        for _ in range(bench.rounds)
+    turns += [
+        Turn("event transform", name, watching(bench, started[name], "paced-changed"))
+        for name in ("gateway", "node")
+        if name in started
     ]
-    for place, (peer, _, _, case) in enumerate(turns):
-        seen = [one[place] for one in rounds]
-        if peer != "direct":
-            bench.record(case, peer, "µs", [one["cpu_us"] / one["events"] for one in seen])
-        for which, name in enumerate(("p50", "p99")):
-            later = [
-                one[place]["latencies_us"][which] - one[0]["latencies_us"][which] for one in rounds
-            ]
-            if peer == "direct":
-                later = [one["latencies_us"][which] for one in seen]
-            bench.record(case, peer, f"µs {name}", later)
+    await bench.in_turns(turns)
 
 
 def burst(changed: bool) -> Call:
@@ -104,7 +96,7 @@ def burst(changed: bool) -> Call:
         assert events[7]["message"] == said, events[7]
         assert events[-1]["last"] is True, events[-1]
 
-    name = "burst-changed" if changed else f"burst-{BURST}"
+    name = f"burst-{BURST}-changed" if changed else f"burst-{BURST}"
     return Call([streamed(name)], check, connections=4)
 
 
@@ -112,11 +104,14 @@ async def full_speed(bench: Bench) -> None:
     """Streams as fast as they go: events a second of CPU."""
     gateway = await bench.start("gateway", peers.gateway(CONFIG))
     started = await bench.start_peers(peers.ENVOY, peers.NGINX, peers.BARE, peers.NODE)
+    started = {"gateway": gateway, **started}
     turns = [
-        Turn("as it is", "gateway", gateway, burst(False)),
-        *(Turn("as it is", name, program, burst(False)) for name, program in started.items()),
-        Turn("event transform", "gateway", gateway, burst(True)),
+        Turn("as it is", name, bench.calling(program, burst(False), "events"))
+        for name, program in started.items()
     ]
-    if "node" in started:
-        turns.append(Turn("event transform", "node", started["node"], burst(True)))
-    await bench.in_turns(turns, per="events")
+    turns += [
+        Turn("event transform", name, bench.calling(started[name], burst(True), "events"))
+        for name in ("gateway", "node")
+        if name in started
+    ]
+    await bench.in_turns(turns)
