@@ -92,7 +92,7 @@ def serve(
 ) -> None:
     """Run the gateway until it is told to stop (Ctrl-C, SIGTERM). SIGHUP reloads its files."""
     from gateway import app as gateway_app  # noqa: PLC0415
-    from gateway.reloading import Loaded  # noqa: PLC0415
+    from gateway.loaded import Loaded  # noqa: PLC0415
 
     given = {"host": host, "port": port}
     overrides = {key: value for key, value in given.items() if value is not None}

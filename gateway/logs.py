@@ -16,6 +16,8 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from gateway.loglines import divided
+
 #: One line for each request that has ended.
 requests: Final = logging.getLogger("gateway.request")
 #: Everything else.
@@ -33,6 +35,10 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""
+        return msgspec.json.encode(self.fields(record), enc_hook=str).decode()
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """All that the line says."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -41,7 +47,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return line
 
 
 class _Lines:
@@ -52,8 +58,12 @@ class _Lines:
     that other processes which write to it do not break them.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, worker: dict[str, int] | None) -> None:
         self._stream = stream
+        self._worker = worker
+        self._head = b'","level":"info","event":"request",'
+        if worker:
+            self._head += msgspec.json.encode(worker)[1:-1] + b","
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -68,11 +78,15 @@ class _Lines:
             self._second = second
             moment = datetime.fromtimestamp(second, UTC)
             self._prefix = f'{{"time":"{moment:%Y-%m-%dT%H:%M:%S}.'.encode()
-        line = b'%b%03d+00:00","level":"info","event":"request",%b\n' % (
+        line = b"%b%03d+00:00%b%b\n" % (
             self._prefix,
             int((now - second) * 1000),
+            self._head,
             self._encode(fields)[1:],
         )
+        if self._worker is not None and len(line) > _PIPE_BYTES:
+            self._divide(msgspec.json.decode(line))
+            return
         if self._held_bytes + len(line) > _PIPE_BYTES:
             self.flush()
         if not self._held:
@@ -89,6 +103,12 @@ class _Lines:
             self._stream.buffer.write(text)
             self._stream.flush()
 
+    def _divide(self, line: dict[str, Any]) -> None:
+        self.flush()
+        for part in divided(line, _PIPE_BYTES - 1):
+            self._stream.buffer.write(part + b"\n")
+            self._stream.flush()
+
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Keeps the order of what happened: lines of requests that are held come first."""
@@ -100,6 +120,25 @@ class _Handler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.flush()
         super().emit(record)
+
+
+class _SharedHandler(_Handler):
+    """The same for one process of several that write to one pipe. ``worker``: what each line says
+    of who wrote it."""
+
+    def __init__(self, stream: TextIO, lines: _Lines, worker: dict[str, int]) -> None:
+        super().__init__(stream, lines)
+        self._worker = worker
+        self._form = JsonFormatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.flush()
+        try:
+            for part in divided(self._form.fields(record) | self._worker, _PIPE_BYTES - 1):
+                self.stream.write(part.decode() + self.terminator)
+                self.flush()
+        except Exception:  # noqa: BLE001  as logging does: who logs is not to suffer from it
+            self.handleError(record)
 
 
 _lines: _Lines | None = None
@@ -119,12 +158,18 @@ def flush() -> None:
         _lines.flush()
 
 
-def setup() -> None:
-    """Send the gateway's own lines to standard output, and other libraries' warnings with them."""
+def setup(worker: int | None = None) -> None:
+    """Send the gateway's own lines to standard output, and other libraries' warnings with them.
+
+    ``worker`` is the number of this process where several write there, 0 for their supervisor."""
     global _lines  # noqa: PLW0603  a process has one standard output
-    _lines = _Lines(sys.stdout)
+    named = None if worker is None else {"worker": worker} if worker else {}
+    _lines = _Lines(sys.stdout, named)
     atexit.register(_lines.flush)
-    handler = _Handler(sys.stdout, _lines)
-    handler.setFormatter(JsonFormatter())
+    if named is None:
+        handler = _Handler(sys.stdout, _lines)
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler = _SharedHandler(sys.stdout, _lines, named)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     events.setLevel(logging.INFO)

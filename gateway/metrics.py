@@ -52,6 +52,7 @@ class Metrics:
         self._of_requests()
         self._of_upstreams()
         self._of_configurations()
+        self._of_processes()
 
     def _of_requests(self) -> None:
         counter = partial(Counter, registry=self.registry)
@@ -173,6 +174,17 @@ class Metrics:
         )
         self.transform_errors = counter(
             "gateway_transform_errors_total", "Evaluations that failed.", (*stage, "reason")
+        )
+
+    def _of_processes(self) -> None:
+        self.workers = Gauge(
+            "gateway_workers", "Processes that serve now.", (), registry=self.registry
+        )
+        self.worker_restarts = Counter(
+            "gateway_worker_restarts_total",
+            "Workers that were started in the place of one that had ended.",
+            (),
+            registry=self.registry,
         )
 
     def forget(self, **labels: str) -> None:

@@ -89,7 +89,7 @@ class _Family(Collector, Generic[S]):
     ) -> None:
         self.name = name
         self.labelnames = tuple(labelnames)
-        self._documentation = documentation
+        self.documentation = documentation
         self._series: dict[tuple[str, ...], S] = {}
         registry.register(self)
 
@@ -101,6 +101,10 @@ class _Family(Collector, Generic[S]):
                 raise ValueError(f"{self.name} has the labels {self.labelnames}, given {values}")
             series = self._series[values] = self._new()
         return series
+
+    def items(self) -> list[tuple[tuple[str, ...], S]]:
+        """Every series there is now, by its label values."""
+        return list(self._series.items())
 
     def forget(self, labels: Mapping[str, str]) -> None:
         """Drop every series with these ``labels``."""
@@ -128,7 +132,7 @@ class Counter(_Family[Count]):
     def collect(self) -> Iterable[Metric]:
         """See prometheus-client."""
         family = self._metric()
-        for values, series in list(self._series.items()):
+        for values, series in self.items():
             family.add_metric(values, series.value)
         return [family]
 
@@ -136,7 +140,7 @@ class Counter(_Family[Count]):
         return Count()
 
     def _metric(self) -> CounterMetricFamily:
-        return CounterMetricFamily(self.name, self._documentation, labels=self.labelnames)
+        return CounterMetricFamily(self.name, self.documentation, labels=self.labelnames)
 
 
 class Gauge(_Family[Level]):
@@ -145,7 +149,7 @@ class Gauge(_Family[Level]):
     def collect(self) -> Iterable[Metric]:
         """See prometheus-client."""
         family = self._metric()
-        for values, series in list(self._series.items()):
+        for values, series in self.items():
             family.add_metric(values, series.value)
         return [family]
 
@@ -153,7 +157,7 @@ class Gauge(_Family[Level]):
         return Level()
 
     def _metric(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(self.name, self._documentation, labels=self.labelnames)
+        return GaugeMetricFamily(self.name, self.documentation, labels=self.labelnames)
 
 
 class Histogram(_Family[Spread]):
@@ -168,16 +172,17 @@ class Histogram(_Family[Spread]):
         buckets: Sequence[float],
     ) -> None:
         self._bounds = tuple(map(float, buckets))
-        self._names = (*map(floatToGoString, self._bounds), _INFINITE)
+        #: The bounds as they are written, the infinite one too.
+        self.bound_names = (*map(floatToGoString, self._bounds), _INFINITE)
         super().__init__(name, documentation, labelnames, registry)
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus-client."""
         family = self._metric()
-        for values, series in list(self._series.items()):
+        for values, series in self.items():
             total = 0
             buckets: list[tuple[str, float]] = []
-            for name, count in zip(self._names, list(series.counts), strict=True):
+            for name, count in zip(self.bound_names, list(series.counts), strict=True):
                 total += count
                 buckets.append((name, total))
             family.add_metric(values, buckets, series.sum)
@@ -187,4 +192,4 @@ class Histogram(_Family[Spread]):
         return Spread(self._bounds)
 
     def _metric(self) -> HistogramMetricFamily:
-        return HistogramMetricFamily(self.name, self._documentation, labels=self.labelnames)
+        return HistogramMetricFamily(self.name, self.documentation, labels=self.labelnames)

@@ -13,12 +13,15 @@ from gateway.config import Config
 from gateway.errors import ConfigError, GatewayError
 from gateway.health import Readiness
 from gateway.keys import Keyring
+from gateway.live import Live
+from gateway.loaded import Loaded
 from gateway.metrics import Metrics
-from gateway.reloading import Loaded, Reloader
+from gateway.reloading import Reloader
 from gateway.sections import BoundsConfig, ServerConfig
 from gateway.site import Site
 from gateway.yamltext import Files
 from tests.support.fakes import leftovers
+from tests.support.timing import until
 
 EMPTY = Config(upstreams={}, pipelines={})
 
@@ -69,16 +72,19 @@ class Reloading:
         self.sites = Sites()
         self.registry = CollectorRegistry()
         self.loads = 0
+        clock = asyncio.get_running_loop().time
+        self.live = Live(self.sites.live, "", swap=self.sites.swap, clock=clock)
         self.reloader = Reloader(
-            self.sites.live,
-            Loaded(EMPTY),
-            load=self.load,
-            assemble=self.sites.assemble,
-            swap=self.sites.swap,
-            metrics=Metrics(self.registry),
-            clock=asyncio.get_running_loop().time,
+            Loaded(EMPTY), load=self.load, apply=self.apply, metrics=Metrics(self.registry)
         )
         self.reloader.start()
+
+    async def apply(self, loaded: Loaded) -> None:
+        self.live.take(await self.sites.assemble(loaded.config), loaded.hash)
+
+    async def close(self) -> None:
+        await self.reloader.close()
+        await self.live.close()
 
     def load(self, files: Files) -> Config:
         self.loads += 1
@@ -88,9 +94,7 @@ class Reloading:
         return self.registry.get_sample_value("gateway_config_loads_total", {"result": result})
 
     async def counted(self, result: str, number: int) -> None:
-        async with asyncio.timeout(5):
-            while self.count(result) != number:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.count(result) == number)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ async def test_whatever_fails_the_old_one_stays_live_and_the_next_reload_is_trie
     reloading.reloader.ask()
     await reloading.counted("ok", 2)
     assert reloading.sites.live is not first
-    await reloading.reloader.close()
+    await reloading.close()
     assert await leftovers() == []
 
 
@@ -126,14 +130,13 @@ async def test_what_is_asked_for_during_a_reload_is_not_lost() -> None:
     reloading = Reloading()
     reloading.sites.ready.clear()
     reloading.reloader.ask()
-    while not reloading.loads:
-        await asyncio.sleep(0.001)
+    await until(lambda: reloading.loads)
     for _ in range(10):
         reloading.reloader.ask()
     reloading.sites.ready.set()
     await reloading.counted("ok", 3)  # the start, the reload, and one for the ten
     assert reloading.loads == 2
-    await reloading.reloader.close()
+    await reloading.close()
 
 
 async def test_a_site_is_closed_after_its_last_request() -> None:
@@ -147,10 +150,9 @@ async def test_a_site_is_closed_after_its_last_request() -> None:
     await asyncio.sleep(0.01)
     assert reloading.sites.closed == []
     first.leave()
-    while not reloading.sites.closed:
-        await asyncio.sleep(0.001)
+    await until(lambda: reloading.sites.closed)
     assert reloading.sites.closed == [first]
-    await reloading.reloader.close()
+    await reloading.close()
 
 
 async def test_closing_ends_a_reload_and_closes_every_site_whoever_uses_it() -> None:
@@ -161,9 +163,8 @@ async def test_closing_ends_a_reload_and_closes_every_site_whoever_uses_it() -> 
     await reloading.counted("ok", 2)
     reloading.sites.ready.clear()
     reloading.reloader.ask()
-    while reloading.loads < 2:
-        await asyncio.sleep(0.001)
-    await reloading.reloader.close()
+    await until(lambda: reloading.loads == 2)
+    await reloading.close()
     assert len(reloading.sites.made) == 2
     assert {id(site) for site in reloading.sites.closed} == {
         id(site) for site in reloading.sites.made
