@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from gateway import logs
+from gateway import logs, loops
 from gateway.assembly import Assembly
 from gateway.config import Config
 from gateway.exposition import Exposition
@@ -141,6 +141,7 @@ class Life:
 
     async def _serve(self) -> None:
         async with self._open() as self._serving:
+            loops.settle()
             await self._told.stop.wait()
             await self._serving.finish(pre_stop=self._told.pre_stop)
         logs.events.info("stopped")

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from gateway import logs, memory
+from gateway import logs, loops, memory
 from gateway.accepting import Shares
 from gateway.errors import ConfigError, GatewayError, Overloaded, ShuttingDown
 from gateway.link import (
@@ -249,4 +249,4 @@ def main(settings: str) -> None:
     decoded = msgspec.json.decode(settings, type=Settings)
     logs.setup(worker=decoded.place + 1)
     memory.give_back()
-    sys.exit(asyncio.run(_run(decoded)))
+    sys.exit(loops.run(_run(decoded)))
