@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 
-from tests.bench import calls, results, streams, transforms
+from tests.bench import calls, resources, results, streams, transforms, triton
 from tests.bench.harness import Bench, harness
 
 SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
@@ -27,6 +27,9 @@ SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "jsonata": transforms.jsonata,
     "sse-paced": streams.paced,
     "sse-full-speed": streams.full_speed,
+    "idle-streams": resources.idle_streams,
+    "media": resources.media,
+    "triton": triton.inference,
 }
 
 

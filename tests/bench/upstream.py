@@ -102,11 +102,13 @@ class Pacer(threading.Thread):
 
 
 class Instant(asyncio.Protocol):
-    """Answers each request by the name of its pipeline, without reading more than it must."""
+    """Answers each request by the name of its pipeline, and keeps nothing of its body."""
 
     def __init__(self, pacer: Pacer) -> None:
         self._pacer = pacer
         self._held = b""
+        self._head: bytes | None = None
+        self._left = 0
         self._stream: socket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,14 +121,28 @@ class Instant(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._held = self._held + data if self._held else data
         while self._held:
-            head, found, rest = self._held.partition(b"\r\n\r\n")
-            if not found:
+            if self._head is None:
+                head, found, rest = self._held.partition(b"\r\n\r\n")
+                if not found:
+                    return
+                self._head, self._held, self._left = head, rest, _length(head)
+            if not self._skip():
                 return
-            length = _length(head, rest)
-            if length < 0 or len(rest) < length:
-                return
-            self._held = rest[length:]
+            head, self._head = self._head, None
             self._answer(head)
+
+    def _skip(self) -> bool:
+        """Let go of what there is of the body; whether it was all."""
+        if self._left < 0:  # in chunks
+            end = self._held.find(b"0\r\n\r\n")
+            self._held = self._held[end + 5 :] if end >= 0 else self._held[-4:]
+            return end >= 0
+        if len(self._held) < self._left:
+            self._left -= len(self._held)
+            self._held = b""
+            return False
+        self._held = self._held[self._left :]
+        return True
 
     def _answer(self, head: bytes) -> None:
         path = head[: head.find(b"\r\n")].split(b" ")[1]
@@ -141,12 +157,11 @@ class Instant(asyncio.Protocol):
             self._pacer.add(self._stream)
 
 
-def _length(head: bytes, rest: bytes) -> int:
-    """How long the body is of which ``rest`` has come; -1 where that is not yet known."""
+def _length(head: bytes) -> int:
+    """How long a request's body is; -1 where it comes in chunks."""
     head = head.lower()
     if b"transfer-encoding: chunked" in head:
-        end = rest.find(b"0\r\n\r\n")
-        return end + 5 if end >= 0 else -1
+        return -1
     return int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or b"0")
 
 

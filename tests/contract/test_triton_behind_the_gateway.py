@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -15,6 +14,7 @@ from PIL import Image
 
 from tests.support.client import PNG, check_stream, read_events
 from tests.support.running import client, gateway
+from tests.support.timing import promised, until
 from tests.triton_server import Triton
 
 CONFIG = """
@@ -191,9 +191,8 @@ async def test_a_client_that_leaves_stops_the_model(
     ):
         await response.content.readuntil(b"\n\n")
         response.close()
-    async with asyncio.timeout(2):
-        while not marker.exists() or not marker.read_text():
-            await asyncio.sleep(0.02)
+    async with promised(1):
+        await until(lambda: marker.exists() and marker.read_text())
     assert marker.read_text() == "cancelled"
 
 

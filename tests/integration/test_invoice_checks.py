@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import Code
 from gateway.model import Delta
+from tests.support.timing import promised
 from tests.support.triton_calls import call, fails, run, texts, upstream_at
 from tests.triton_server import Triton
 
@@ -52,7 +53,7 @@ async def test_findings_come_at_once_and_stop_when_nobody_is_there_to_read_them(
             async with aclosing(upstream.stream(long)) as events:
                 assert isinstance(await anext(events), Delta)
 
-        async with asyncio.timeout(30):
+        async with promised(30):
             await asyncio.gather(*(leave_after_the_first() for _ in range(8)))
             answer = await run(upstream, made)
     assert texts(answer) == FINDINGS

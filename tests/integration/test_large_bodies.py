@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from typing import Any
 
 import aiohttp
@@ -14,6 +13,7 @@ import pytest
 from tests.support.client import read_events
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
+from tests.support.timing import Stopwatch
 
 CONFIG = """
 transforms: {{large: {{over_bytes: {over_bytes}}}}}
@@ -99,9 +99,9 @@ async def longest_gap(stop: asyncio.Event) -> float:
     """The longest time that the loop was busy with one thing, seconds."""
     longest = 0.0
     while not stop.is_set():
-        began = time.monotonic()
+        gap = Stopwatch()
         await asyncio.sleep(0.002)
-        longest = max(longest, time.monotonic() - began)
+        longest = max(longest, gap.passed_s())
     return longest
 
 

@@ -14,6 +14,7 @@ from tests.support.client import check_stream, read_events
 from tests.support.remote import Peer, Script, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import answering, frames
+from tests.support.timing import promised
 
 CONFIG = """
 upstreams:
@@ -322,7 +323,8 @@ async def test_an_actor_that_fails_ends_the_run_and_the_others_work() -> None:
         gateway(CONFIG.format(left=left.url, right=right.url, docs=right.url)) as base,
     ):
         events = await stream(base, "two")
-        await asyncio.wait_for(left.seen[0].gone.wait(), 1)
+        async with promised(1):
+            await left.seen[0].gone.wait()
     last = events[-1]
     assert last["last"] is True
     assert [(r["actorId"], r["message"], len(r["errors"])) for r in last["responses"]] == [
@@ -348,7 +350,8 @@ async def test_a_failure_before_anything_was_sent_has_its_status(dialect: str) -
         async with session.post(path, json=body, headers=headers) as response:
             assert response.status == 429
             assert "right" in (await response.json())["message"]
-        await asyncio.wait_for(left.seen[0].gone.wait(), 1)
+        async with promised(1):
+            await left.seen[0].gone.wait()
 
 
 @pytest.mark.parametrize("dialect", ["pupau", "cambrion"])

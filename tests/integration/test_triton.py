@@ -17,6 +17,7 @@ from gateway.errors import Code, RequestRejected, TransformFailed, UpstreamFaile
 from gateway.model import Delta, Event, ObservationReady
 from gateway.upstreams.base import Call
 from gateway.upstreams.triton import TritonUpstream
+from tests.support.timing import until
 from tests.support.triton_calls import Clock, call, fails, message, run, texts, upstream_at
 from tests.triton_server import Triton
 
@@ -51,11 +52,8 @@ async def upstream(
 
 async def content(file: Path) -> str:
     """What a model writes into ``file``, once it has."""
-    for _ in range(500):
-        if file.exists() and (text := file.read_text()):
-            return text
-        await asyncio.sleep(0.01)
-    return "nothing"
+    await until(lambda: file.exists() and file.read_text())
+    return file.read_text()
 
 
 async def test_a_text_goes_in_and_comes_out(upstream: TritonUpstream) -> None:
@@ -265,7 +263,7 @@ async def test_an_error_in_place_of_the_first_response_is_the_models(
 
 
 async def test_streams_run_side_by_side(upstream: TritonUpstream) -> None:
-    slow = asyncio.create_task(run(upstream, call("stream", text="a b", inputs={"DELAY_S": 0.5})))
+    slow = asyncio.create_task(run(upstream, call("stream", text="a b", inputs={"DELAY_S": 1})))
     quick = [await run(upstream, call("stream", text=f"x{n} y")) for n in range(5)]
     assert [texts(events) for events in quick] == [[f"x{n} ", "y", ""] for n in range(5)]
     assert not slow.done()
@@ -285,8 +283,14 @@ async def test_cancelling_whoever_waits_for_a_piece_stops_the_model(
 ) -> None:
     marker = tmp_path / "ended"
     made = call("stream", text="a b c", inputs={"DELAY_S": 20, "MARKER": f'"{marker}"'})
-    waiting = asyncio.create_task(run(upstream, made))
-    await asyncio.sleep(0.3)
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in upstream.stream(made):
+            begun.set()
+
+    waiting = asyncio.create_task(read())
+    await begun.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -299,7 +303,7 @@ async def test_cancelling_whoever_waits_for_the_answer_stops_the_model_over_grpc
     marker = tmp_path / "ended"
     made = call("slow", inputs={"SECONDS": 20, "MARKER": f'"{marker}"'})
     waiting = asyncio.create_task(run(grpc, made))
-    await asyncio.sleep(0.3)
+    await until(marker.with_suffix(".begun").exists)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

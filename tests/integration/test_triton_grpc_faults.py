@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from gateway.errors import Code, ConfigError, Outcome, UpstreamFailed, UpstreamTimeout
 from gateway.upstreams.triton import TritonUpstream
 from tests.support.remote import Peer, Seen, remote
+from tests.support.timing import promised, until
 from tests.support.triton_calls import call, fails, message, run, texts, upstream_at
 
 
@@ -115,7 +116,7 @@ async def test_a_first_call_that_is_cancelled_leaves_the_asking_to_the_next() ->
     async with serving(servicer) as url, upstream_at(url) as upstream:
         first = asyncio.create_task(run(upstream, call("m", text="x")))
         second = asyncio.create_task(run(upstream, call("m", text="x")))
-        await asyncio.sleep(0.02)
+        await until(lambda: servicer.calls)  # which takes a moment to be answered
         first.cancel()
         assert await second == [message("hi")]
         with pytest.raises(asyncio.CancelledError):
@@ -230,8 +231,7 @@ async def test_a_connection_that_breaks_in_mid_call_is_named(decoupled: bool) ->
     servicer = Slow(decoupled=decoupled)
     async with serving(servicer) as url, relay(url) as (way, cut), upstream_at(way) as upstream:
         running = asyncio.create_task(fails(upstream, call("m", text="x")))
-        while not servicer.calls.get("infer"):
-            await asyncio.sleep(0.01)
+        await until(lambda: servicer.calls.get("infer"))
         cut()
         error = await running
     assert (error.code, error.status) == (Code.UPSTREAM_FAILED, 502)
@@ -266,15 +266,13 @@ async def test_a_name_that_does_not_resolve_is_said_to_be_one(scheme: str) -> No
 async def test_a_triton_that_comes_back_is_found_again(free_port: int) -> None:
     async with upstream_at(f"grpc://127.0.0.1:{free_port}") as upstream:
         assert (await fails(upstream, call("m", text="x"))).code is Code.UPSTREAM_UNREACHABLE
-        async with serving(Servicer(), free_port):
-            async with asyncio.timeout(5):
-                while not await _answers(upstream):
-                    await asyncio.sleep(0.05)
+        async with serving(Servicer(), free_port), promised(5):
+            while not await _answers(upstream):
+                await asyncio.sleep(0.05)
         await fails(upstream, call("m", text="x"))
-        async with serving(Servicer(), free_port):
-            async with asyncio.timeout(5):
-                while not await _answers(upstream):
-                    await asyncio.sleep(0.05)
+        async with serving(Servicer(), free_port), promised(5):
+            while not await _answers(upstream):
+                await asyncio.sleep(0.05)
 
 
 async def _answers(upstream: TritonUpstream) -> bool:

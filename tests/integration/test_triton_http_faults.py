@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import struct
@@ -16,6 +15,7 @@ from gateway.errors import Code, GatewayError, UpstreamFailed
 from gateway.upstreams.triton import TritonUpstream
 from tests.support.remote import Peer, Remote, Seen, remote
 from tests.support.running import client, gateway
+from tests.support.timing import promised
 from tests.support.triton_calls import call, fails, message, run, texts, upstream_at
 
 METADATA = {
@@ -338,5 +338,5 @@ async def test_closing_a_stream_over_http_closes_its_connection() -> None:
         events = upstream.stream(call(MODEL, text="x"))
         await anext(events)
         await events.aclose()
-        async with asyncio.timeout(5):
+        async with promised(1):
             await server.seen[-1].gone.wait()

@@ -18,6 +18,7 @@ from tests.support.client import read_events
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.leftovers import nothing_left
 from tests.support.running import client, gateway
+from tests.support.timing import promised
 from tests.triton_server import TEST_MODELS, Triton
 
 CONFIG = """
@@ -106,7 +107,7 @@ async def test_a_triton_that_is_killed_and_started_again_is_used_within_five_sec
                 assert status in (502, 503), answer
                 assert "upstream gpu" in answer["message"]
         await asyncio.to_thread(restartable.start)
-        async with asyncio.timeout(5):
+        async with promised(5):
             while (await echo(session))[0] != 200:
                 await asyncio.sleep(0.05)
         async with session.get("/readyz") as ready:

@@ -13,6 +13,7 @@ import pytest
 from gateway.config import load
 from gateway.watching import Watch, entries_of, fingerprint, has_changed
 from gateway.yamltext import Files
+from tests.support.timing import promised
 
 CONFIG = """
 upstreams:
@@ -111,7 +112,7 @@ async def watching(files: Files) -> AsyncIterator[tuple[Watch, Callable[[], asyn
     news = asyncio.Event()
 
     async def next_news() -> None:
-        async with asyncio.timeout(4):  # less than LOOK_S: it is told, and need not look by itself
+        async with promised(4):  # less than LOOK_S: it is told, and need not look by itself
             await news.wait()
         news.clear()
 
