@@ -98,13 +98,11 @@ class AnswerParser:
         elif self.head is None:
             room = HEAD_BYTES_MAX - self._head_bytes
             self._head_bytes += len(data)
-            if len(data) <= room:
-                self._execute(data)
-                return
-            self._execute(data[:room])
-            if self.head is None:
-                raise NotHttp(f"its head is longer than {HEAD_BYTES_MAX} bytes")
-            self.feed(data[room:])
+            self._execute(data if len(data) <= room else data[:room])
+            if len(data) > room:
+                if self.head is None:
+                    raise NotHttp(f"its head is longer than {HEAD_BYTES_MAX} bytes")
+                self.feed(data[room:])
         else:
             self._execute(data)
             if self._pieces:

@@ -86,30 +86,21 @@ class HttpApi:
             RequestRejected: one of ``headers`` cannot be sent.
         """
         length = body.length
-        head = self._heads.head(
-            "POST",
+        head = self._heads.post(
             path,
             accept=accept,
             request_id=request_id,
-            headers=headers,
-            body=body,
+            content_type=body.content_type,
             length=length,
+            headers=headers,
         )
         if length <= SMALL_BYTES:
-            return await self._call(b"".join((head, *body.pieces())), None, connect_s)
+            return await self._call(body.after(head), None, connect_s)
         return await self._call(head, body, connect_s)
 
     async def get(self, path: str, *, request_id: str, connect_s: float) -> Answer:
         """As ``post``, without a body."""
-        head = self._heads.head(
-            "GET",
-            path,
-            accept="application/json",
-            request_id=request_id,
-            headers=_NO_HEADERS,
-            body=None,
-            length=0,
-        )
+        head = self._heads.get(path, request_id=request_id)
         return await self._call(head, None, connect_s)
 
     async def close(self) -> None:

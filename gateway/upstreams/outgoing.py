@@ -19,6 +19,7 @@ from gateway.errors import RequestRejected
 from gateway.model import Media
 
 USER_AGENT: Final = f"pipeline-gateway/{__version__}"
+_AGENT: Final = f"User-Agent: {USER_AGENT}\r\n"
 #: A body of at most so many bytes is written together with its head.
 SMALL_BYTES: Final = 64 * 1024
 # A multiple of 3: base64 of a piece needs no padding until the last.
@@ -43,7 +44,10 @@ class Body:
     @property
     def length(self) -> int:
         """The body's length on the wire, bytes."""
-        return sum([self._size(segment) for segment in self.segments])
+        segments = self.segments
+        if len(segments) == 1 and isinstance(segments[0], bytes):  # nearly always
+            return len(segments[0])
+        return sum([self._size(segment) for segment in segments])
 
     def _size(self, segment: bytes | Media) -> int:
         if isinstance(segment, bytes):
@@ -58,6 +62,13 @@ class Body:
             for start in range(0, len(data), _PIECE_BYTES):
                 piece = data[start : start + _PIECE_BYTES]
                 yield binascii.b2a_base64(piece, newline=False) if encode else piece
+
+    def after(self, head: bytes) -> bytes:
+        """``head`` and the body in one, for a body that is small."""
+        segments = self.segments
+        if len(segments) == 1 and isinstance(segments[0], bytes):
+            return head + segments[0]
+        return b"".join((head, *self.pieces()))
 
 
 class Origin:
@@ -96,37 +107,49 @@ class Heads:
             self._own += f"{key_header}: {_checked(key, key_header)}\r\n"
         self._kept: dict[tuple[str, str, str], str] = {}
 
-    def head(
-        self,
-        method: str,
-        path: str,
-        *,
-        accept: str,
-        request_id: str,
-        headers: Mapping[str, str],
-        body: Body | None,
-        length: int,
-    ) -> bytes:
-        """The head of one request, with the empty line that ends it.
-
-        ``headers``, with names in lower case, are the caller's: they take the place of what is sent
-        otherwise, which is ``User-Agent`` alone. ``length`` is the body's, bytes.
+    def get(self, path: str, *, request_id: str) -> bytes:
+        """The head of a request without a body, with the empty line that ends it.
 
         Raises:
             RequestRejected: a value with a control character, which could end its line.
         """
-        lines = self._kept.get((method, path, accept)) or self._write(method, path, accept)
-        lines += f"X-Request-Id: {_checked(request_id, 'X-Request-Id')}\r\n"
-        if body is not None:
-            content_type = _checked(body.content_type, "Content-Type")
-            lines += f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"
-        for name, value in headers.items():
-            lines += f"{name}: {_checked(value, name)}\r\n"
-        if "user-agent" not in headers:
-            lines += f"User-Agent: {USER_AGENT}\r\n"
-        return (lines + "\r\n").encode("utf-8", "replace")
+        lines = self._lines("GET", path, "application/json")
+        return (
+            f"{lines}X-Request-Id: {_checked(request_id, 'X-Request-Id')}\r\n{_AGENT}\r\n".encode()
+        )
 
-    def _write(self, method: str, path: str, accept: str) -> str:
+    def post(
+        self,
+        path: str,
+        *,
+        accept: str,
+        request_id: str,
+        content_type: str,
+        length: int,
+        headers: Mapping[str, str],
+    ) -> bytes:
+        """As ``get``, for a request whose body has ``length`` bytes.
+
+        ``headers``, with names in lower case, are the caller's: they take the place of what is sent
+        otherwise, which is ``User-Agent`` alone.
+        """
+        lines = self._lines("POST", path, accept)
+        given = _AGENT
+        if headers:
+            given = "" if "user-agent" in headers else _AGENT
+            for name, value in headers.items():
+                given += f"{name}: {_checked(value, name)}\r\n"
+        return (
+            f"{lines}X-Request-Id: {_checked(request_id, 'X-Request-Id')}\r\n"
+            f"Content-Type: {_checked(content_type, 'Content-Type')}\r\n"
+            f"Content-Length: {length}\r\n{given}\r\n"
+        ).encode("utf-8", "replace")
+
+    def _lines(self, method: str, path: str, accept: str) -> str:
+        """The lines that are the same for all requests like this one."""
+        kept = self._kept.get((method, path, accept))
+        if kept is not None:
+            return kept
         if len(self._kept) >= _KEPT_MAX:
             self._kept.clear()
         target = _checked(self._origin.path + path, "the path")
