@@ -7,6 +7,7 @@ Does not know: HTTP, upstreams, the other dialect.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 from gateway.dialects.events import event_json
 from gateway.dialects.wire import Origin, decode, decode_base64, make_media
 from gateway.errors import GatewayError, RequestRejected
+from gateway.lifting import LiftedText
 from gateway.model import Event, Frames, Request, Result
 from gateway.observation import append
 from gateway.sse import encode
@@ -39,14 +41,31 @@ class _ExecuteBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_ExecuteBody)
 
 
-def parse_request(origin: Origin, body: bytes) -> Request:
+def parse_request(origin: Origin, body: bytes | LiftedText) -> Request:
     """The body of an execute call as a ``Request``.
 
     Raises:
         RequestRejected: not JSON, a wrong type, bad base64, nothing to run on, or a field that this
             gateway cannot honour.
     """
-    fields = decode(_decoder, body)
+    if isinstance(body, bytes):
+        return _request(origin, decode(_decoder, body), {})
+    # Only as whole elements of ``media`` are strings of use as they were lifted out. Anything else
+    # is read as it was sent, and so is what cannot be read, for the error to tell of that.
+    lifted = {b'"%b"' % string.mark: string.data for string in body.strings}
+    try:
+        fields = decode(_decoder, body.text)
+    except RequestRejected:
+        fields = None
+    if fields is None or not lifted.keys() <= set(map(bytes, fields.media or ())):
+        del lifted
+        return _request(origin, decode(_decoder, body.whole()), {})
+    body.strings.clear()
+    return _request(origin, fields, lifted)
+
+
+def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]) -> Request:
+    """``lifted``: the media that are decoded already, by the JSON text of their elements."""
     observation = _observation(fields.observation)
     execution_id = fields.execution_id or None
     if execution_id is not None:
@@ -55,7 +74,7 @@ def parse_request(origin: Origin, body: bytes) -> Request:
             "leave it out and send media, text or an observation"
         )
     files = [
-        (decode_base64(raw, f"media[{index}]"), None)
+        ((lifted and lifted.get(bytes(raw))) or decode_base64(raw, f"media[{index}]"), None)
         for index, raw in enumerate(fields.media or ())
     ]
     text = _present(fields.text)

@@ -8,6 +8,7 @@ Does not know: either dialect's fields.
 from __future__ import annotations
 
 import binascii
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]")
 # A multiple of 4, so that every piece but the last decodes by itself. Decoded in pieces because
 # each piece holds the interpreter: in a thread, others run in between.
-_PIECE_CHARS: Final = 1 << 20
+_PIECE_CHARS: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class _NotBase64(ValueError):
 
 
 def _decode_pieces(text: memoryview) -> bytes:
-    pieces = []
+    data = io.BytesIO()
     for start in range(0, len(text), _PIECE_CHARS):
         piece = text[start : start + _PIECE_CHARS]
         try:
@@ -176,8 +177,8 @@ def _decode_pieces(text: memoryview) -> bytes:
             raise _NotBase64(bytes(piece), start) from error
         if len(decoded) * 4 != len(piece) * 3 and start + len(piece) < len(text):
             raise _NotBase64(b"", start)  # padding before the end
-        pieces.append(decoded)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data.write(decoded)
+    return data.getvalue()
 
 
 def _kind(text: memoryview) -> str:
