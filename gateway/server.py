@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway import logs
-from gateway.body import Pace, arrived, read_body, read_form
+from gateway.body import Pace, arrived, read_body, read_form, read_json
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
@@ -26,6 +26,7 @@ from gateway.exchange import Exchange
 from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
+from gateway.lifting import LiftedText
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request
 from gateway.outlet import Outlet, Written
@@ -49,6 +50,7 @@ _LAST_WORDS_S: Final = 1.0
 _LAST_ROUNDS: Final = 5
 _UNWIND_S: Final = 0.4
 T = TypeVar("T")
+_Read = Callable[..., Awaitable[bytes | LiftedText]]
 
 
 class Gateway:
@@ -215,9 +217,10 @@ class Gateway:
                 "executeSync takes JSON, with the files as base64 in media; it takes no form",
                 code=Code.UNSUPPORTED_MEDIA_TYPE,
             )
-        body = await self._read_body(exchange)
+        body = await self._read_body(exchange, read_json)
         origin = self._origin(exchange, target, caller, stream)
         request = await _parse(cambrion.parse_request, origin, body)
+        del body  # a long text must not stand beside its media while the run lasts
         run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
         exchange.actors_failed = run.actors_failed
         if stream:
@@ -237,7 +240,7 @@ class Gateway:
         if stream:
             exchange.mode = Mode.QUERY_STREAM
         route, caller = self._admit(exchange, target)
-        body: bytes | list[Part]
+        body: bytes | LiftedText | list[Part]
         if request.content_type.startswith("multipart/"):
             bounds = exchange.site.bounds
             body = await self._timed(
@@ -251,15 +254,11 @@ class Gateway:
             )
             exchange.request_bytes = sum(len(part.data) for part in body)
         else:
-            body = await self._read_body(exchange)
+            body = await self._read_body(exchange, read_body)
         origin = self._origin(exchange, target, caller, stream)
-        run = Run(
-            route,
-            await _parse(pupau.parse_request, origin, body),
-            exchange.mode,
-            exchange.site.services,
-            exchange.waited,
-        )
+        parsed = await _parse(pupau.parse_request, origin, body)
+        del body
+        run = Run(route, parsed, exchange.mode, exchange.site.services, exchange.waited)
         exchange.actors_failed = run.actors_failed
         if stream:
             return await self._stream(exchange, run)
@@ -300,13 +299,12 @@ class Gateway:
             key=caller.name,
         )
 
-    async def _read_body(self, exchange: Exchange) -> bytes:
-        bytes_max = exchange.site.bounds.body_bytes_max
-        body = arrived(exchange.request, bytes_max)
+    async def _read_body(self, exchange: Exchange, read: _Read) -> bytes | LiftedText:
+        request, bytes_max = exchange.request, exchange.site.bounds.body_bytes_max
+        body: bytes | LiftedText | None = arrived(request, bytes_max)
         if body is None:
-            body = await self._timed(
-                exchange, read_body(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
-            )
+            reading = read(request, bytes_max=bytes_max, pace=_pace(exchange))
+            body = await self._timed(exchange, reading)
         exchange.request_bytes = len(body)
         return body
 
@@ -490,8 +488,8 @@ def _shutting_down() -> ShuttingDown:
 
 
 async def _parse(
-    parse: Callable[[Origin, Any], Request], origin: Origin, body: bytes | list[Part]
+    parse: Callable[[Origin, Any], Request], origin: Origin, body: bytes | LiftedText | list[Part]
 ) -> Request:
-    if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES:
+    if not isinstance(body, list) and len(body) >= _LARGE_BODY_BYTES:
         return await asyncio.to_thread(parse, origin, body)
     return parse(origin, body)
