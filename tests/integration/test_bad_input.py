@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.support.remote import Remote, remote
 from tests.support.running import client, gateway
@@ -32,20 +33,33 @@ QUERY = "/pipelines/chat/queries"
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture
-async def upstreams() -> AsyncIterator[tuple[Remote, Remote]]:
+# No mistake leaves a trace in the gateway, so that one serves all the tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+shared = pytest_asyncio.fixture(scope="module", loop_scope="module")
+
+
+@shared
+async def remotes() -> AsyncIterator[tuple[Remote, Remote]]:
     async with remote(cambrion_script) as cambrion, remote(pupau_script) as pupau:
         yield cambrion, pupau
 
 
 @pytest.fixture
-async def base(upstreams: tuple[Remote, Remote]) -> AsyncIterator[str]:
-    cambrion, pupau = upstreams
+def upstreams(remotes: tuple[Remote, Remote]) -> tuple[Remote, Remote]:
+    """The two, which have seen nothing yet."""
+    for each in remotes:
+        each.seen.clear()
+    return remotes
+
+
+@shared
+async def base(remotes: tuple[Remote, Remote]) -> AsyncIterator[str]:
+    cambrion, pupau = remotes
     async with gateway(CONFIG.format(cambrion=cambrion.url, pupau=pupau.url)) as base:
         yield base
 
 
-@pytest.fixture
+@shared
 async def session(base: str) -> AsyncIterator[aiohttp.ClientSession]:
     async with client(base) as session:
         yield session
@@ -146,7 +160,7 @@ async def test_a_compressed_body_is_read_and_a_bomb_is_not(
 ) -> None:
     gzipped = {"Content-Encoding": "gzip"} | JSON
     good = gzip.compress(b'{"text":"x"}')
-    bomb = gzip.compress(b'{"text":"' + bytes(200_000_000))
+    bomb = gzip.compress(b'{"text":"' + bytes(20_000_000))
     assert len(bomb) < 1_000_000
     for body, headers, status in [
         (good, gzipped, 200),

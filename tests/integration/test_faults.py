@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.support.client import read_events
@@ -18,7 +20,11 @@ from tests.support.timing import until
 CONFIG = """
 bounds: {{event_bytes_max: 100000, answer_bytes_max: 1000000}}
 upstreams:
-  far: {{kind: {kind}, url: "{url}", api_key: upstream-key}}
+  far:
+    kind: {kind}
+    url: "{url}"
+    api_key: upstream-key
+    breaker: {{failures: 0, calls_min: 1000}}
 pipelines:
   p:
     upstream: far
@@ -104,37 +110,41 @@ FAULTS: list[tuple[str, Script, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+async def each_form(base: str, status: int, *messages: str) -> None:
+    """Ask in every form at once; each is answered with ``status``, an error of its own dialect,
+    and a message that names the upstream and holds ``messages``."""
+
+    async def ask(session: aiohttp.ClientSession, form: str) -> None:
+        path, body, headers = FORMS[form]
+        async with session.post(path, json=body, headers=headers) as response:
+            text = await response.text()
+            assert response.status == status, (form, text)
+            if status in (429, 503):
+                assert response.headers["Retry-After"] == "7"
+        answer = json.loads(text)
+        assert set(answer) == {"name" if form.startswith("query") else "code", "message"}, form
+        for said in ("upstream far", *messages):
+            assert said in answer["message"], form
+        assert "upstream-key" not in text
+
+    async with client(base) as session:
+        await asyncio.gather(*(ask(session, form) for form in FORMS))
+
+
 @pytest.mark.parametrize("kind", ["cambrion", "pupau"])
 @pytest.mark.parametrize(
     ("script", "status", "message"), [fault[1:] for fault in FAULTS], ids=[f[0] for f in FAULTS]
 )
 async def test_a_fault_before_the_first_event_has_its_status(
-    kind: str, form: str, script: Script, status: int, message: str
+    kind: str, script: Script, status: int, message: str
 ) -> None:
-    path, body, headers = FORMS[form]
-    async with (
-        remote(script) as far,
-        gateway(CONFIG.format(kind=kind, url=far.url)) as base,
-        client(base) as session,
-    ):
-        async with session.post(path, json=body, headers=headers) as response:
-            text = await response.text()
-            assert response.status == status, text
-            answer = json.loads(text)
-            if status in (429, 503):
-                assert response.headers["Retry-After"] == "7"
-        assert set(answer) == {"name" if form.startswith("query") else "code", "message"}
-        assert "upstream far" in answer["message"]
-        assert message in answer["message"]
-        assert "upstream-key" not in text
+    async with remote(script) as far, gateway(CONFIG.format(kind=kind, url=far.url)) as base:
+        await each_form(base, status, message)
         await until(lambda: not (far.open_connections and script in WAITING))
 
 
 @pytest.mark.parametrize("kind", ["cambrion", "pupau"])
-@pytest.mark.parametrize("form", FORMS)
-async def test_an_upstream_that_is_not_there_is_told_apart(kind: str, form: str) -> None:
-    path, body, headers = FORMS[form]
+async def test_an_upstream_that_is_not_there_is_told_apart(kind: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         refused = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -142,13 +152,8 @@ async def test_an_upstream_that_is_not_there_is_told_apart(kind: str, form: str)
             (refused, "cannot be reached"),
             ("http://no-such-host.invalid", "does not resolve"),
         ]:
-            async with (
-                gateway(CONFIG.format(kind=kind, url=url)) as base,
-                client(base) as session,
-                session.post(path, json=body, headers=headers) as response,
-            ):
-                assert response.status == 502
-                assert message in (await response.json())["message"]
+            async with gateway(CONFIG.format(kind=kind, url=url)) as base:
+                await each_form(base, 502, message)
 
 
 START = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.bench.soak import soaking
 
-STREAMS = 1200
+STREAMS = 600
 
 
 async def test_streams_that_are_given_up_leave_no_descriptor_and_nothing_on_the_gauges() -> None:

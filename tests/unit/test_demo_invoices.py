@@ -37,10 +37,16 @@ def test_a_drawing_is_the_same_every_time(draw: object) -> None:
     assert draw() == draw()
 
 
-@pytest.mark.parametrize("draw", [invoices.scan_png, invoices.photo_jpeg])
-def test_both_pictures_can_be_read(engine: RapidOCR, draw: object) -> None:
-    assert callable(draw)
-    lines = read(engine, draw())
+def test_the_pdf_has_the_invoice_and_a_payment_page_which_can_be_read(engine: RapidOCR) -> None:
+    # The scan and the photograph, drawn alike, are read where the demo itself is tested.
+    document = pypdfium2.PdfDocument(invoices.pdf())
+    assert len(document) == 2
+    pages = []
+    for page in document:
+        file = io.BytesIO()
+        page.render(scale=1).to_pil().save(file, "PNG")
+        pages.append(read(engine, file.getvalue()))
+    document.close()
     assert {
         "INVOICE",
         "InvoiceNo:A-12345",
@@ -53,19 +59,7 @@ def test_both_pictures_can_be_read(engine: RapidOCR, draw: object) -> None:
         "12",
         "39.50",
         "996.00",
-    } <= set(lines)
-
-
-def test_the_pdf_has_the_invoice_and_a_payment_page(engine: RapidOCR) -> None:
-    document = pypdfium2.PdfDocument(invoices.pdf())
-    assert len(document) == 2
-    pages = []
-    for page in document:
-        file = io.BytesIO()
-        page.render(scale=2).to_pil().save(file, "PNG")
-        pages.append(read(engine, file.getvalue()))
-    document.close()
-    assert "InvoiceNo:A-12345" in pages[0]
+    } <= set(pages[0])
     assert "AmountDue:1,718.36EUR" in pages[1]
 
 
