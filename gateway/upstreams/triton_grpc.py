@@ -235,20 +235,21 @@ async def _message(inference: Inference, *, final_response: bool = False) -> byt
     )
     if inference.bytes_total < _LARGE_BYTES:
         return b"".join(segments)
-    message = await asyncio.to_thread(b"".join, segments)
-    _rehouse(inference.media, segments, message)
-    return message
+    return await asyncio.to_thread(_joined, segments, inference.media)
 
 
-def _rehouse(media: Sequence[Media], segments: Sequence[Buffer], message: bytes) -> None:
-    """Let the media that were copied into ``message`` find their bytes there from now on: while it
-    is sent, they need not stand in memory twice."""
+def _joined(segments: list[Buffer], media: Sequence[Media]) -> bytes:
+    """``segments`` as one message, in which the ``media`` among them find their bytes from now on:
+    while it is sent, they need not stand in memory twice."""
+    message = b"".join(segments)
     whole, at = memoryview(message), 0
     for segment in segments:
         for item in media:
             if item.data is segment:
                 force_setattr(item, "data", whole[at : at + len(segment)])
         at += len(segment)
+    segments.clear()  # a pool's thread lets go of what it was given only when it runs again
+    return message
 
 
 def _tensors(answer: Any) -> list[WireTensor]:
