@@ -1,15 +1,16 @@
-"""The gateway as a process.
+"""The one process that serves where there are no workers.
 
-Owns: the process's signals and its exit code.
+Owns: what it listens on, its signals, its exit code.
 Does not know: what is opened (``serving``).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway import logs, loops, memory
+from gateway import logs, memory
 from gateway.config import Config
 from gateway.loaded import Load, Loaded
 from gateway.reloading import Reloader
@@ -51,17 +52,10 @@ async def _listening(
 
 
 def serve(loaded: Loaded, load: Load) -> int:
-    """Run the gateway until SIGINT or SIGTERM. Returns the process's exit code: 0, or 128 and the
-    signal's number where a second one ended it at once.
-
-    SIGHUP, and a changed file where ``server.watch`` is on, makes it ``load`` anew.
-
-    Raises:
-        ConfigError, GatewayError: see ``running``.
-    """
+    """Run the gateway in this process until told to stop. See ``processes.serve``."""
     logs.setup()
     memory.give_back()
-    return loops.run(_serve(loaded, load))
+    return asyncio.run(_serve(loaded, load))
 
 
 async def _serve(loaded: Loaded, load: Load) -> int:

@@ -91,7 +91,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the gateway until it is told to stop (Ctrl-C, SIGTERM). SIGHUP reloads its files."""
-    from gateway import app as gateway_app  # noqa: PLC0415
+    from gateway import processes  # noqa: PLC0415
     from gateway.loaded import Loaded  # noqa: PLC0415
 
     given = {"host": host, "port": port}
@@ -104,7 +104,7 @@ def serve(
         return read.model_copy(update={"server": server})
 
     files: Files = {}
-    raise typer.Exit(gateway_app.serve(Loaded(load(files), files), load))
+    raise typer.Exit(processes.serve(Loaded(load(files), files), load))
 
 
 @app.command()

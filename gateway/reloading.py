@@ -24,7 +24,7 @@ from gateway.watching import Watch, has_changed
 from gateway.yamltext import Files
 
 #: What a change of takes a restart: it was used once, at the start.
-_FIXED: Final = ("host", "port", "watch")
+_FIXED: Final = ("host", "port", "watch", "workers")
 
 
 class Reloader:

@@ -19,6 +19,7 @@ from gateway.values import (
     Secret,
     TritonUrl,
     WebUrl,
+    Workers,
 )
 
 MIB: Final = 1024 * 1024
@@ -57,6 +58,11 @@ class ServerConfig(Section):
         default="127.0.0.1", min_length=1, description="The address to listen on; 0.0.0.0 for all."
     )
     port: int = Field(default=8080, ge=0, le=65535, description="The port; 0 takes any free one.")
+    workers: Workers = Field(
+        default="1",
+        description="Processes that serve, all on one port; auto: one for each CPU that it may "
+        "use. Upstreams' limits, breakers and retry budgets are each worker's own.",
+    )
     forward_headers: tuple[HeaderName, ...] = Field(
         default=(),
         description="Client headers passed upstream and seen by transforms as $headers.",

@@ -8,8 +8,6 @@ on, or whether there are others like it.
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from gateway.loaded import Loaded
 from gateway.metrics import Metrics
 from gateway.server import Gateway
 from gateway.site import Site
-from gateway.told import Told
+from gateway.told import Told, end_within
 
 #: How long the process may take to end once all is closed, or once it was told a second time.
 _END_S: Final = 2.0
@@ -145,16 +143,3 @@ class Life:
             await self._told.stop.wait()
             await self._serving.finish(pre_stop=self._told.pre_stop)
         logs.events.info("stopped")
-
-
-def end_within(limit_s: float, code: int) -> None:
-    """End the process in ``limit_s`` seconds if it has not ended by itself: a thread may still hang
-    in a library (a host name being looked up), and nobody is left who waits for it."""
-    timer = threading.Timer(limit_s, _end, (code,))
-    timer.daemon = True
-    timer.start()
-
-
-def _end(code: int) -> None:
-    logs.flush()
-    os._exit(code)

@@ -1,14 +1,18 @@
 """What a process was told: to stop, to stop at once, to reload.
 
-Owns: which signal means what.
+Owns: which signal means what, and that the process's end comes when it was promised.
 Does not know: how anything is stopped or reloaded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Callable
+
+from gateway import logs
 
 
 class Told:
@@ -62,3 +66,16 @@ class Told:
         self._hung_up = True
         if self._reload is not None:
             self._reload()
+
+
+def end_within(limit_s: float, code: int) -> None:
+    """End the process in ``limit_s`` seconds if it has not ended by itself: a thread may still hang
+    in a library (a host name being looked up), and nobody is left who waits for it."""
+    timer = threading.Timer(limit_s, _end, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end(code: int) -> None:
+    logs.flush()
+    os._exit(code)

@@ -285,4 +285,29 @@ Need = Annotated[
     WithJsonSchema({"anyOf": [{"enum": ["all", "any"]}, {"type": "integer", "minimum": 1}]}),
     Words("all, any, or a whole number from 1"),
 ]
+WORKERS_MAX: Final = 256
+
+
+def _workers(value: Any) -> Any:
+    number = str(value)
+    if number == "auto" or (
+        compile_pattern(r"[1-9][0-9]{0,2}").fullmatch(number) and int(number) <= WORKERS_MAX
+    ):
+        return number
+    raise ValueError(f"must be auto, or a whole number from 1 to {WORKERS_MAX}")
+
+
+Workers = Annotated[
+    str,
+    BeforeValidator(_workers),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "integer", "minimum": 1, "maximum": WORKERS_MAX},
+            ]
+        }
+    ),
+    Words(f"auto, or a whole number from 1 to {WORKERS_MAX}"),
+]
 Jsonata = Annotated[Expression, Words("JSONata text, or {file: name.jsonata}", literal=True)]

@@ -73,7 +73,8 @@ def problems(loaded: Loader, folder: Path, text: str, *args: Any, **kwargs: Any)
 def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
     config = loaded(LEAST)
     assert config.server.model_dump() == {
-        "host": "127.0.0.1", "port": 8080, "forward_headers": (), "heartbeat_s": 15.0,
+        "host": "127.0.0.1", "port": 8080, "workers": "1", "forward_headers": (),
+        "heartbeat_s": 15.0,
         "write_timeout_s": 60.0, "header_timeout_s": 10.0, "body_timeout_s": 30.0,
         "body_bytes_per_s_min": 4096, "pre_stop_s": 5.0, "drain_s": 20.0, "watch": True,
     }  # fmt: skip
@@ -86,7 +87,7 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
 def test_every_key_can_be_set(loaded: Loader) -> None:
     config = loaded(
         dedent(f"""\
-        server: {{host: 0.0.0.0, port: 1, forward_headers: [X-Tenant], heartbeat_s: 2,
+        server: {{host: 0.0.0.0, port: 1, workers: auto, forward_headers: [X-Tenant], heartbeat_s: 2,
                   write_timeout_s: 3, header_timeout_s: 4, body_timeout_s: 5,
                   body_bytes_per_s_min: 6, pre_stop_s: 7, drain_s: 8, watch: no}}
         bounds: {{body_bytes_max: 1, parts_max: 2, media_max: 3, pdf_pages_max: 4,
@@ -125,7 +126,7 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
     )
     dumped = config.model_dump()
     assert list(dumped["server"].values()) == [
-        "0.0.0.0", 1, ("x-tenant",), 2.0, 3.0, 4.0, 5.0, 6, 7.0, 8.0, False,
+        "0.0.0.0", 1, "auto", ("x-tenant",), 2.0, 3.0, 4.0, 5.0, 6, 7.0, 8.0, False,
     ]  # fmt: skip
     assert list(dumped["bounds"].values()) == [1, 2, 3, 4, 1024, 2048]
     assert dumped["transforms"] == {
@@ -187,9 +188,9 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "an unknown key near nothing": (
         LEAST + "server: {zzz: 80}\n",
-        ["6:10: server.zzz: unknown key; known here: host, port, forward_headers, heartbeat_s, "
-         "write_timeout_s, header_timeout_s, body_timeout_s, body_bytes_per_s_min, pre_stop_s, "
-         "drain_s, watch"],
+        ["6:10: server.zzz: unknown key; known here: host, port, workers, forward_headers, "
+         "heartbeat_s, write_timeout_s, header_timeout_s, body_timeout_s, body_bytes_per_s_min, "
+         "pre_stop_s, drain_s, watch"],
     ),
     "an unknown key at the top": (
         LEAST + "upstream: {}\n",
@@ -209,6 +210,14 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         'upstreams:\n  t: {kind: triton, url: "grpc://t", api_key: x}\npipelines: {}\n',
         ['2:38: upstreams.t.api_key: an upstream of kind "triton" takes no such key '
          "(only cambrion, pupau)"],
+    ),
+    "no workers": (
+        LEAST + "server: {workers: 0}\n",
+        ["6:19: server.workers: must be auto, or a whole number from 1 to 256"],
+    ),
+    "more workers than anybody has CPUs": (
+        LEAST + "server: {workers: 257}\n",
+        ["6:19: server.workers: must be auto, or a whole number from 1 to 256"],
     ),
     "words for a number": (
         LEAST + "server: {port: http}\n",
