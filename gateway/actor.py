@@ -81,7 +81,7 @@ class ActorRun:
         self.ended = False
         self.observed: bytes | None = None
         self._part = part
-        asked = _Asked(actor, part).request
+        asked = None if part.route.plain else _Asked(actor, part).request
         self._attempts = [_Attempt(actor, target, part, asked) for target in actor.targets]
         self._taken = self._attempts[0]
 
@@ -195,7 +195,11 @@ class _Attempt:
     """The actor's call on one upstream."""
 
     def __init__(
-        self, actor: Actor, target: Target, part: Part, asked: Callable[[], Awaitable[Request]]
+        self,
+        actor: Actor,
+        target: Target,
+        part: Part,
+        asked: Callable[[], Awaitable[Request]] | None,
     ) -> None:
         self.target = target
         self.relays = part.route.plain and target.guard.upstream.layered
@@ -244,13 +248,13 @@ class _Attempt:
 
     def note(self, event: Event) -> None:
         """Keep what of ``event`` is asked for when the actor has ended."""
-        match event:
-            case Delta() if not self.relays:
+        if isinstance(event, Delta):
+            if not self.relays:
                 self._add(event.message)
-            case ObservationReady():
-                self.ready = event
-            case LayerFinished(last=True):
-                self.finished = event
+        elif isinstance(event, ObservationReady):
+            self.ready = event
+        elif isinstance(event, LayerFinished) and event.last:
+            self.finished = event
 
     async def _message(self, ready: ObservationReady) -> Delta:
         """An observation as the text that stands for it."""
@@ -263,16 +267,18 @@ class _Attempt:
         """The run's limits. Where there are other upstreams to go on to, one that says nothing is
         left after ``first_event_s`` also where the call is not streamed."""
         deadlines = self._part.deadlines
+        if len(self._actor.targets) == 1:
+            return deadlines
         first_event_s = self._part.route.config.timeouts.first_event_s
-        if len(self._actor.targets) == 1 or deadlines.first_event_s == first_event_s:
+        if deadlines.first_event_s == first_event_s:
             return deadlines
         return replace(deadlines, first_event_s=first_event_s)
 
     async def _call(self) -> Call:
         part, target = self._part, self.target
         upstream = target.guard.upstream
-        request = part.request if part.route.plain else await self._asked()
-        if not part.route.plain and upstream.executes and request.observation is not None:
+        request = part.request if self._asked is None else await self._asked()
+        if self._asked is not None and upstream.executes and request.observation is not None:
             # It would give the observation back with its own added, and the run adds that up
             # itself. Only where there is nothing else to run on, it has to have it.
             if request.media or request.text:

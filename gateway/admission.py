@@ -36,10 +36,16 @@ class Admission:
         """How many wait now."""
         return len(self._queue)
 
-    def enter(self) -> Refused | asyncio.Future[bool] | None:
-        """Take a slot at once (``None``), or be refused, or stand in the queue: ``wait`` then."""
+    def take(self) -> bool:
+        """Take a slot if one is free: whether it was."""
         if self.running < self._running_max:
             self.running += 1
+            return True
+        return False
+
+    def enter(self) -> Refused | asyncio.Future[bool] | None:
+        """Take a slot at once (``None``), or be refused, or stand in the queue: ``wait`` then."""
+        if self.take():
             return None
         if len(self._queue) >= self._waiting_max:
             return Refused.QUEUE

@@ -90,20 +90,21 @@ class Breaker:
         self._window = Window(window_s)
         self._in_a_row = 0
         self._period = 0
-        self._ordinary: Turn | None = Turn(0, probe=False)
+        #: The turn that every call takes while the breaker is closed; ``None``: it is not.
+        self.ordinary: Turn | None = Turn(0, probe=False)
         self._probes = 0
         self._due = 0.0
 
     @property
     def state(self) -> State:
         """Half open while a probe is under way."""
-        if self._ordinary is not None:
+        if self.ordinary is not None:
             return State.CLOSED
         return State.HALF_OPEN if self._probes else State.OPEN
 
     def admits(self, now: float) -> bool:
         """Whether ``take`` would let a call through."""
-        return self._ordinary is not None or now >= self._due
+        return self.ordinary is not None or now >= self._due
 
     def rest_s(self, now: float) -> float:
         """Seconds until a call is let through; 0 where one is now."""
@@ -111,8 +112,8 @@ class Breaker:
 
     def take(self, now: float) -> Turn | None:
         """Leave for one call; ``None``: it must not be made. Whoever takes it tells how it went."""
-        if self._ordinary is not None:
-            return self._ordinary
+        if self.ordinary is not None:
+            return self.ordinary
         if now < self._due:
             return None
         # A probe that hangs does not keep the next one from going.
@@ -144,7 +145,7 @@ class Breaker:
         if 0 < self._failures_max <= self._in_a_row or (
             enough and self._window.failures >= self._failure_rate * self._window.calls
         ):
-            self._ordinary = None
+            self.ordinary = None
             self._period += 1
             self._due = now + self._open_s
 
@@ -156,13 +157,13 @@ class Breaker:
 
     def hasten(self, now: float) -> None:
         """Let the next call through at once: there is reason to think that it will be answered."""
-        if self._ordinary is None:
+        if self.ordinary is None:
             self._due = min(self._due, now)
 
     def _close(self) -> Turn:
         self._period += 1
-        self._ordinary = Turn(self._period, probe=False)
+        self.ordinary = Turn(self._period, probe=False)
         self._probes = 0
         self._in_a_row = 0
         self._window.clear()
-        return self._ordinary
+        return self.ordinary

@@ -64,8 +64,9 @@ class CallBudget:
 
     def end(self) -> None:
         """The call ended, however."""
-        self._settle()
-        self._budget.calls -= 1
+        budget = self._budget
+        budget.retries -= self._retrying
+        budget.calls -= 1
 
     def _settle(self) -> None:
         self._budget.retries -= self._retrying

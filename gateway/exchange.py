@@ -74,14 +74,11 @@ class Exchange:
         """Count it and log its line, once, whatever way it ended. ``now`` is loop time, seconds."""
         duration_s = now - self.began
         overhead_s = max(0.0, duration_s - self.waited.upstream_s - self.waited.client_s)
-        labels = (self.pipeline, self.dialect, self.mode)
-        metrics.requests.labels(*labels, self.outcome).inc()
-        metrics.request_duration.labels(*labels).observe(duration_s)
-        metrics.overhead.labels(*labels).observe(overhead_s)
-        metrics.request_bytes.labels(*labels[:2]).observe(self.request_bytes)
-        metrics.response_bytes.labels(*labels[:2]).observe(self.response_bytes)
+        series = metrics.calls(self.pipeline, self.dialect, self.mode)
+        sizes = (self.request_bytes, self.response_bytes)
+        series.ended(self.outcome, duration_s, overhead_s, sizes)
         if self.first_event_s is not None:
-            metrics.first_event.labels(*labels).observe(self.first_event_s)
+            series.began(self.first_event_s)
         fields: dict[str, Any] = {
             "request_id": self.request_id,
             "dialect": self.dialect,

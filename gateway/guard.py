@@ -106,12 +106,14 @@ class Guard:
         budget = self._budget.begin()
         try:
             while True:
-                try:
-                    turn = await self._admitted(deadlines, by)
-                except GatewayError as refusal:
-                    if failure is None:
-                        raise
-                    raise failure from refusal
+                turn = self.breaker.ordinary
+                if turn is None or not self.admission.take():
+                    try:
+                        turn = await self._admitted(deadlines, by)
+                    except GatewayError as refusal:
+                        if failure is None:
+                            raise
+                        raise failure from refusal
                 attempt = _Attempt(self, turn, deadlines, by, fate)
                 watch = attempt.watch
                 by = watch.first_by
@@ -176,12 +178,14 @@ class Guard:
         budget = self._budget.begin()
         try:
             while True:
-                try:
-                    turn = await self._admitted(deadlines, by)
-                except GatewayError as refusal:
-                    if failure is None:
-                        raise
-                    raise failure from refusal
+                turn = self.breaker.ordinary
+                if turn is None or not self.admission.take():
+                    try:
+                        turn = await self._admitted(deadlines, by)
+                    except GatewayError as refusal:
+                        if failure is None:
+                            raise
+                        raise failure from refusal
                 attempt = _Attempt(self, turn, deadlines, by, fate)
                 watch = attempt.watch
                 by = watch.first_by
@@ -273,7 +277,10 @@ class Guard:
     def saw(self, error: GatewayError | None) -> None:
         """Note what the upstream answered, or how it failed."""
         self._health.saw(error)
-        good = error is None or (isinstance(error, UpstreamFailed) and error.alive)
+        if error is None:
+            self.measures.up(True)
+            return
+        good = isinstance(error, UpstreamFailed) and error.alive
         if not good:
             self._shunned_until = self.clock() + self._rest_s
         self.measures.up(good)
@@ -281,8 +288,11 @@ class Guard:
     def show_breaker(self, error: BaseException | None) -> None:
         """Show the breaker's state; where it has just opened or closed, the log says so, and
         ``error`` is what opened it."""
+        if self.breaker.ordinary is not None and not self._left_alone:
+            self.measures.breaker.value = State.CLOSED  # as nearly always
+            return
         state = self.breaker.state
-        self.measures.breaker(state)
+        self.measures.breaker.value = state
         if (state is not State.CLOSED) is self._left_alone:
             return
         self._left_alone = not self._left_alone
@@ -375,10 +385,10 @@ class _Measures:
         self.retries = metrics.upstream_retries.labels(*labels)
         self.duration = metrics.upstream_duration.labels(*labels)
         self.first_event = metrics.upstream_first_event.labels(*labels)
-        self._breaker = metrics.upstream_breaker.labels(*labels)
-        # Set at every turn, changed or not: until the last call of a replaced upstream of the same
-        # name has ended, that one writes here too.
-        self._breaker.set(State.CLOSED)
+        #: Set at every turn, changed or not: until the last call of a replaced upstream of the same
+        #: name has ended, that one writes here too.
+        self.breaker = metrics.upstream_breaker.labels(*labels)
+        self.breaker.set(State.CLOSED)
         # Only what has happened gets a series of its own.
         self._up: Level | None = None
         self._ended: dict[Outcome, Count] = {}
@@ -389,7 +399,7 @@ class _Measures:
         if counter is None:
             counter = self._metrics.upstream_requests.labels(*self._labels, outcome)
             self._ended[outcome] = counter
-        counter.inc()
+        counter.value += 1
 
     def refused(self, reason: Refused) -> None:
         """A call was not made."""
@@ -399,11 +409,7 @@ class _Measures:
         """The upstream answered, or failed."""
         if self._up is None:
             self._up = self._metrics.upstream_up.labels(*self._labels)
-        self._up.set(good)
-
-    def breaker(self, state: State) -> None:
-        """The breaker's state, now."""
-        self._breaker.set(state)
+        self._up.value = good
 
 
 class _Attempt:
@@ -413,7 +419,7 @@ class _Attempt:
     ``with`` block.
     """
 
-    __slots__ = ("_began", "_fate", "_guard", "_turn", "mute", "watch")
+    __slots__ = ("_began", "_fate", "_guard", "_told_at", "_turn", "mute", "watch")
 
     def __init__(
         self, guard: Guard, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
@@ -422,11 +428,14 @@ class _Attempt:
         self._turn = turn
         self._fate = fate
         self._began = guard.clock()
+        #: When it was last told of the upstream that it answers well.
+        self._told_at = float("-inf")
         #: No content has come yet.
         self.mute = True
         self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
-        guard.measures.running.inc()
-        guard.show_breaker(None)
+        guard.measures.running.value += 1
+        if turn.probe:
+            guard.show_breaker(None)
 
     def heard(self, event: Event) -> None:
         """An event came, and no content yet. Any sign shows that the upstream lives, but only an
@@ -436,9 +445,12 @@ class _Attempt:
         if self.watch.silent and not (isinstance(event, Frames) and event.count == 0):
             self.watch.silent = False
             guard.measures.first_event.observe(now - self._began)
-            self._good(now)
-            guard.show_breaker(None)
+            probe = self._turn.probe
+            self._turn = guard.breaker.answered(self._turn, now)
+            if probe:
+                guard.show_breaker(None)
             guard.saw(None)
+            self._told_at = now
         if is_content(event):
             self.mute = False
             guard.latency.note(now - self._began, now)
@@ -455,7 +467,8 @@ class _Attempt:
             outcome = Outcome.COMPLETE
             if self.watch.silent:
                 self._good(now)
-            guard.saw(None)
+            if now - self._told_at > _TOLD_S:
+                guard.saw(None)
         elif isinstance(error, GatewayError):
             outcome = error.outcome
             self._failed(error, now)
@@ -463,11 +476,13 @@ class _Attempt:
             outcome = Outcome.INTERNAL if isinstance(error, Exception) else self._fate.outcome
         if self.mute and outcome in _GIVEN_UP:
             guard.latency.note_at_least(now - self._began, now)
-        guard.breaker.gave_back(self._turn, now)
+        if self._turn.probe:
+            guard.breaker.gave_back(self._turn, now)
         guard.show_breaker(error)
-        guard.measures.ended(outcome)
-        guard.measures.duration.observe(now - self._began)
-        guard.measures.running.dec()
+        measures = guard.measures
+        measures.ended(outcome)
+        measures.duration.observe(now - self._began)
+        measures.running.value -= 1
         guard.admission.leave()
 
     def _failed(self, error: GatewayError, now: float) -> None:
@@ -535,5 +550,7 @@ class _Watched:
 
 #: The turn of an attempt that has told how it went.
 _SPENT: Final = Turn(-1, probe=False)
+#: An upstream that has answered well need not be said to have so once more within this time.
+_TOLD_S: Final = 1.0
 #: Ends that say of an attempt without content only how long it went without.
 _GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)

@@ -47,8 +47,11 @@ class Health:
     def saw(self, error: GatewayError | None) -> None:
         """Note the end of a call. An error that the request itself brought on is an answer too."""
         self._heard = self._clock()
-        good = error is None or (isinstance(error, UpstreamFailed) and error.alive)
-        self._failure = None if error is None or good else error.message
+        if error is None:
+            self._failure = None
+            return
+        good = isinstance(error, UpstreamFailed) and error.alive
+        self._failure = None if good else error.message
 
     @property
     def status(self) -> bool | None:

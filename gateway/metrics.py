@@ -13,7 +13,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from gateway.tallies import Counter, Gauge, Histogram
+from gateway.errors import Outcome
+from gateway.tallies import Count, Counter, Gauge, Histogram, Spread
 
 #: The label value for what has no name in the configuration. No pipeline can be called so.
 UNNAMED: Final = "-"
@@ -44,11 +45,57 @@ class Mode(StrEnum):
     OTHER = "other"
 
 
+class CallSeries:
+    """The series of the requests of one pipeline, dialect and mode, looked up once."""
+
+    __slots__ = (
+        "_duration",
+        "_first_event",
+        "_labels",
+        "_metrics",
+        "_outcomes",
+        "_overhead",
+        "_request_bytes",
+        "_response_bytes",
+    )
+
+    def __init__(self, metrics: Metrics, pipeline: str, dialect: Dialect, mode: Mode) -> None:
+        self._metrics = metrics
+        self._labels = (pipeline, dialect, mode)
+        self._duration = metrics.request_duration.labels(*self._labels)
+        self._overhead = metrics.overhead.labels(*self._labels)
+        self._request_bytes = metrics.request_bytes.labels(pipeline, dialect)
+        self._response_bytes = metrics.response_bytes.labels(pipeline, dialect)
+        # Only what has happened gets a series of its own.
+        self._outcomes: dict[Outcome, Count] = {}
+        self._first_event: Spread | None = None
+
+    def ended(
+        self, outcome: Outcome, duration_s: float, overhead_s: float, sizes: tuple[int, int]
+    ) -> None:
+        """Count a request; ``sizes`` are its own and its answer's, bytes."""
+        count = self._outcomes.get(outcome)
+        if count is None:
+            count = self._outcomes[outcome] = self._metrics.requests.labels(*self._labels, outcome)
+        count.value += 1
+        self._duration.observe(duration_s)
+        self._overhead.observe(overhead_s)
+        self._request_bytes.observe(sizes[0])
+        self._response_bytes.observe(sizes[1])
+
+    def began(self, first_event_s: float) -> None:
+        """Note when the first event of a stream was written, in seconds after its request's head."""
+        if self._first_event is None:
+            self._first_event = self._metrics.first_event.labels(*self._labels)
+        self._first_event.observe(first_event_s)
+
+
 class Metrics:
     """The families, as attributes. One object for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._calls: dict[tuple[str, Dialect, Mode], CallSeries] = {}
         self._of_requests()
         self._of_upstreams()
         self._of_configurations()
@@ -187,10 +234,19 @@ class Metrics:
             registry=self.registry,
         )
 
+    def calls(self, pipeline: str, dialect: Dialect, mode: Mode) -> CallSeries:
+        """The series that one request is counted in when it has ended."""
+        key = (pipeline, dialect, mode)
+        series = self._calls.get(key)
+        if series is None:
+            series = self._calls[key] = CallSeries(self, *key)
+        return series
+
     def forget(self, **labels: str) -> None:
         """Drop every series with these ``labels``: what they name is not configured any more.
 
         Else each configuration that there ever was would stay in memory and in every scrape."""
+        self._calls.clear()  # what is still needed is found again
         for family in vars(self).values():
             if isinstance(family, Counter | Gauge | Histogram) and labels.keys() <= set(
                 family.labelnames

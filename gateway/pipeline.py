@@ -197,14 +197,16 @@ class Run:
 
     async def _only(self, dialect: Dialect) -> ActorRun:
         """The one actor of a route that has no more, ready to run."""
-        await self._prepare(dialect)
+        if self._unready:
+            await self._prepare(dialect)
         actor = ActorRun(self.route.layers[0].actors[0], self._part(0, dialect))
         self._actors = [actor]
         return actor
 
     async def _events(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """The events of all layers, one after the other."""
-        await self._prepare(dialect)
+        if self._unready:
+            await self._prepare(dialect)
         layers = self.route.layers
         for number, layer in enumerate(layers):
             async with aclosing(self._layer(layer, number, dialect)) as events:
@@ -214,16 +216,19 @@ class Run:
                 self._done.append(self._actors)
                 self._view.append(await self._layer_view())
 
+    @property
+    def _unready(self) -> bool:
+        """Whether there is something to do for ``_prepare``."""
+        request = self.request
+        return (
+            self.route.transforms.request is not None
+            or request.try_simple_text
+            or request.try_image_conversion
+        )
+
     async def _prepare(self, dialect: Dialect) -> None:
         """Conversions, then the route's ``request`` transform."""
-        request = self.request
-        if not (
-            request.try_simple_text
-            or request.try_image_conversion
-            or self.route.transforms.request is not None
-        ):
-            return
-        part = self._part(0, dialect)
+        request, part = self.request, self._part(0, dialect)
         async with part.in_time():
             if unable := [t.guard for t in self.route.targets() if not t.guard.upstream.executes]:
                 if request.try_simple_text:
@@ -246,7 +251,7 @@ class Run:
             mapper=self._mapper,
             services=self.services,
             request=self.request,
-            layers=b"[" + b",".join(self._view) + b"]",
+            layers=b"[" + b",".join(self._view) + b"]" if self._view else b"[]",
             layer_id=str(number),
             last_layer=last,
             frames=stream and dialect is Dialect.PUPAU and route.transforms.event is None,

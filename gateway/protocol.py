@@ -89,6 +89,11 @@ class Connection(RequestHandler):
         if self.when_free is not None:
             self.when_free()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """See aiohttp, which gets here whenever a body is taken, paused or not."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def idle(self) -> bool:
         """Whether no request is being answered, nor about to be."""

@@ -67,16 +67,10 @@ class Route:
     only: Upstream | None
     #: The same, where it can push the events of its own layers.
     pushing: Pushing | None
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is one actor, named as the pipeline."""
-        return not self.config.layers
-
-    @property
-    def upstreams(self) -> tuple[str, ...]:
-        """The names of all upstreams that it can run on, each once."""
-        return tuple(dict.fromkeys(target.guard.name for target in self.targets()))
+    #: Whether it is one actor, named as the pipeline.
+    plain: bool
+    #: The names of all upstreams that it can run on, each once, as the log has them.
+    upstreams: str
 
     def targets(self) -> Iterator[Target]:
         """Where its actors can run, in the order of the file."""
@@ -162,7 +156,22 @@ def build_routes(
         if not section.layers and len(targets) == 1:
             only = targets[0].guard.upstream
         pushing = only if isinstance(only, Pushing) and only.layered else None
-        return Route(name, section, made, transforms[name], only, pushing)
+        names = (
+            target.guard.name
+            for layer in made
+            for actor in layer.actors
+            for target in actor.targets
+        )
+        return Route(
+            name,
+            section,
+            made,
+            transforms[name],
+            only=only,
+            pushing=pushing,
+            plain=not section.layers,
+            upstreams=", ".join(dict.fromkeys(names)),
+        )
 
     return {name: route(name, section) for name, section in pipelines.items()}
 

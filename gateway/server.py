@@ -270,7 +270,7 @@ class Gateway:
         """The pipeline and the caller, once it is certain that the one is open to the other."""
         route = exchange.site.routes.get(target.pipeline)
         if route is not None:
-            exchange.pipeline, exchange.upstream = route.name, ", ".join(route.upstreams)
+            exchange.pipeline, exchange.upstream = route.name, route.upstreams
         caller = exchange.site.keyring.identify(exchange.request.headers)
         exchange.key = caller.name
         if not caller.may(target.pipeline):
