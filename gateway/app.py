@@ -6,11 +6,10 @@ Does not know: what is opened (``serving``).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway import logs, memory
+from gateway import logs, loops, memory
 from gateway.config import Config
 from gateway.loaded import Load, Loaded
 from gateway.reloading import Reloader
@@ -55,7 +54,7 @@ def serve(loaded: Loaded, load: Load) -> int:
     """Run the gateway in this process until told to stop. See ``processes.serve``."""
     logs.setup()
     memory.give_back()
-    return asyncio.run(_serve(loaded, load))
+    return loops.run(_serve(loaded, load))
 
 
 async def _serve(loaded: Loaded, load: Load) -> int:
