@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+BENCH_STAMP := $(VENV)/.bench-stamp
 
 # 3.13 and later are out because the demo's OCR and Triton wheels do not support them.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
@@ -61,8 +62,14 @@ format: $(STAMP) ## Put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure the gateway (see tests/bench)
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: $(BENCH_STAMP) ## Measure the gateway beside other proxies (SCENARIO=name: one scenario; QUICK=1: a quick look)
+	@SCENARIO='$(SCENARIO)' QUICK='$(QUICK)' $(BIN)/python -m tests.bench
+
+$(BENCH_STAMP): $(STAMP)
+	@echo 'Installing what the gateway is measured beside; once, about 200 MB.'
+	$(BIN)/python -m pip install --no-input --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m tests.bench.install
+	@touch $@
 
 soak: $(STAMP) ## Run 20,000 streams, half of them given up, and see what the gateway keeps of them
 	$(BIN)/python -m tests.bench.soak $(ARGS)

@@ -1,7 +1,7 @@
 """``make bench``: what the gateway costs, beside other proxies in the same run.
 
-``SCENARIO=name`` runs one, ``QUICK=1`` all of them in fewer and shorter rounds. What was found goes
-into ``tests/bench/results/latest.json``.
+``SCENARIO=name`` runs one, ``QUICK=1`` runs fewer and shorter rounds. What was found goes into
+``tests/bench/results/latest.json``, and from there into the report; of quick runs it is only shown.
 
 Owns: which scenarios there are, and their order.
 Does not know: what they do, and what is made of what they find.
@@ -18,7 +18,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 
-from tests.bench import calls, resources, results, streams, transforms, triton
+from tests.bench import (
+    calls,
+    machine,
+    report,
+    resources,
+    results,
+    scaling,
+    streams,
+    transforms,
+    triton,
+    workers,
+)
 from tests.bench.harness import Bench, harness
 
 SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
@@ -30,11 +41,14 @@ SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "idle-streams": resources.idle_streams,
     "media": resources.media,
     "triton": triton.inference,
+    "workers": workers.workers,
+    "configured": scaling.configured,
+    "growth": scaling.growth,
 }
 
 
-async def run(names: list[str], *, quick: bool) -> results.Results:
-    """Run these scenarios, one after the other."""
+async def run(names: list[str], *, quick: bool) -> tuple[results.Results, list[str]]:
+    """Run these scenarios, one after the other; what was found, and which of them broke off."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         rounds, block_s = (3, 0.2) if quick else (9, 0.4)
         async with harness(Path(folder), rounds=rounds, block_s=block_s, quick=quick) as bench:
@@ -42,10 +56,16 @@ async def run(names: list[str], *, quick: bool) -> results.Results:
                 print(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}", flush=True)
                 began = monotonic()
                 bench.scenario = name
-                async with AsyncExitStack() as bench.stack:
-                    await SCENARIOS[name](bench)
+                try:
+                    async with AsyncExitStack() as bench.stack:
+                        await SCENARIOS[name](bench)
+                except (RuntimeError, AssertionError, TimeoutError) as error:
+                    # The others can be measured all the same; the exit code tells.
+                    bench.note(f"It broke off: {type(error).__name__}: {str(error)[-500:]}")
+                    bench.broken.append(name)
                 bench.results.took_s[name] = monotonic() - began
-            return bench.results
+            bench.results.machine = machine.describe()
+            return bench.results, bench.broken
 
 
 def main() -> int:
@@ -55,11 +75,15 @@ def main() -> int:
         print(f"There is no scenario {wanted}; there are {', '.join(SCENARIOS)}.", file=sys.stderr)
         return 2
     quick = os.environ.get("QUICK", "") not in ("", "0")
-    found = asyncio.run(run([wanted] if wanted else [*SCENARIOS], quick=quick))
-    whole = results.load()
-    whole.take(found)
-    results.save(whole)
-    return 0
+    found, broken = asyncio.run(run([wanted] if wanted else [*SCENARIOS], quick=quick))
+    if quick:
+        report.show(found)
+    else:
+        whole = results.load()
+        whole.take(found)
+        results.save(whole)
+        report.main()
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Bench:
     quick: bool
     results: Results = field(default_factory=Results)
     scenario: str = ""
+    broken: list[str] = field(default_factory=list)
 
     async def start(self, name: str, start: Start, cores: set[int] | None = None) -> Program:
         """Start a program, on the proxies' core; it runs until the scenario is over."""

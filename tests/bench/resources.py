@@ -29,9 +29,12 @@ _OTHERS: Final = 200
 _CONNECTED_MAX: Final = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OPEN[-1] - _OTHERS
 
 MEDIA_BYTES: Final = 20_000_000
+#: How long others ask meanwhile, seconds: longer than the call takes.
+PINGS_S: Final = 1.5
 
 
-def _idle_config() -> dict[str, Any]:
+def idle_config() -> dict[str, Any]:
+    """A gateway whose streams may be idle for as long as they like, and as many as there can be."""
     room = {"running_max": min(OPEN[-1], _CONNECTED_MAX), "waiting_max": OPEN[-1], "wait_s": 3600}
     talk = {**calls.CONFIG["upstreams"]["talk"], "concurrency": room}
     timeouts = {"first_event_s": 3600, "idle_s": 3600, "stream_total_s": 3600}
@@ -46,7 +49,7 @@ def _idle_config() -> dict[str, Any]:
 async def idle_streams(bench: Bench) -> None:
     """Streams that are open and idle, each with its heartbeats: memory of each."""
     wanted = OPEN[:2] if bench.quick else OPEN
-    gateway = await bench.start("gateway", peers.gateway(_idle_config()))
+    gateway = await bench.start("gateway", peers.gateway(idle_config()))
     await bench.load.do("open", port=gateway.port, request=streamed("idle"), count=10)
     await bench.load.do("close")
     before, opened = resident_bytes(gateway.pid), 0
@@ -63,7 +66,9 @@ async def idle_streams(bench: Bench) -> None:
     seen = await bench.load.do("mark")
     beats = seen["bytes"] / HEARTBEAT_BYTES / 2
     bench.record(f"{opened} open", "gateway", "streams", [seen["streams"]])
-    bench.record(f"{opened} open", "gateway", "heartbeats each", [beats / opened])
+    bench.record(
+        f"{opened} open", "gateway", f"heartbeats each, every {HEARTBEAT_S:g} s", [beats / opened]
+    )
     if opened > _CONNECTED_MAX:
         bench.note(
             f"A process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} descriptors here:"
@@ -124,10 +129,12 @@ def _disturbed(bench: Bench, pinger: Ordered, gateway: Program, request: str, na
     async def take() -> dict[str, float]:
         reset_peak(gateway.pid)
         before = peak_bytes(gateway.pid)
-        pinging = asyncio.create_task(pinger.do("ping", port=gateway.port, seconds=1.0))
+        pinging = asyncio.create_task(pinger.do("ping", port=gateway.port, seconds=PINGS_S))
         await asyncio.sleep(0.1)
         told = await bench.load.do("connect", port=gateway.port, requests=[request], count=1)
         await bench.load.do("hang up")
+        if pinging.done():
+            bench.note("The call took longer than it was watched.")
         waits = (await pinging)["latencies_us"]
         said = json.loads(told["samples"][0])["observation"]["mediaContents"][0]
         if name == "weigh" and said["rawText"] != f"{MEDIA_BYTES} bytes":

@@ -57,7 +57,10 @@ class Results:
         return [each for each in self.measures if each.scenario == scenario]
 
     def take(self, other: Results) -> None:
-        """Put what ``other`` has in the place of what was measured of the same scenarios before."""
+        """Put what ``other`` has in the place of what was measured of the same scenarios before.
+        What was measured on another machine goes altogether."""
+        if any(self.machine.get(fact) != other.machine[fact] for fact in ("processor", "cores")):
+            self.measures, self.notes, self.took_s = [], {}, {}
         self.measures = [m for m in self.measures if m.scenario not in other.took_s]
         self.measures += other.measures
         for scenario in other.took_s:

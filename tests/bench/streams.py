@@ -85,18 +85,18 @@ async def paced(bench: Bench) -> None:
     await bench.in_turns(turns)
 
 
-def burst(changed: bool) -> Call:
-    """Streams of ``BURST`` events, one after the other, on a few connections."""
+def burst(count: int, *, changed: bool = False) -> Call:
+    """Streams of so many events, one after the other, on a few connections."""
 
     def check(body: bytes) -> None:
         frames = body.split(b"\n\n")
         events = [json.loads(each[6:]) for each in frames if each.startswith(b"data: ")]
-        assert len(events) == BURST, len(events)
+        assert len(events) == count, len(events)
         said = "WORD 007" if changed else "word 007"
         assert events[7]["message"] == said, events[7]
         assert events[-1]["last"] is True, events[-1]
 
-    name = f"burst-{BURST}-changed" if changed else f"burst-{BURST}"
+    name = f"burst-{count}-changed" if changed else f"burst-{count}"
     return Call([streamed(name)], check, connections=4)
 
 
@@ -106,11 +106,15 @@ async def full_speed(bench: Bench) -> None:
     started = await bench.start_peers(peers.ENVOY, peers.NGINX, peers.BARE, peers.NODE)
     started = {"gateway": gateway, **started}
     turns = [
-        Turn("as it is", name, bench.calling(program, burst(False), "events"))
+        Turn("as it is", name, bench.calling(program, burst(BURST), "events"))
         for name, program in started.items()
     ]
     turns += [
-        Turn("event transform", name, bench.calling(started[name], burst(True), "events"))
+        Turn(
+            "event transform",
+            name,
+            bench.calling(started[name], burst(BURST, changed=True), "events"),
+        )
         for name in ("gateway", "node")
         if name in started
     ]
