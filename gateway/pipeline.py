@@ -161,7 +161,7 @@ class Run:
             raise RequestRejected("transform: missing; this call needs a JSONata expression")
         if self.mode is Mode.EXECUTE_TRANSFORM:
             await self.services.sandbox.check_syntax(self.request.transform or "")
-        if self.route.only is not None:
+        if self.route.answers_once():
             await self._ask(dialect)
         else:
             async with aclosing(self._events(dialect)) as events:

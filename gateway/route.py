@@ -14,7 +14,7 @@ from gateway.compiled import CompiledActor, CompiledPipeline
 from gateway.guard import Guard
 from gateway.measured import Measured
 from gateway.pipeline_sections import ActorSection, PipelineConfig, Policy
-from gateway.upstreams.base import Pushing, Upstream
+from gateway.upstreams.base import Piecemeal, Pushing, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,20 @@ class Route:
     #: The upstream of its one actor, where it is one actor that names one: then nothing has to be
     #: put together, and a run needs neither tasks nor queues.
     only: Upstream | None
+    #: The same, where its answer may come in pieces also where it is not streamed.
+    piecemeal: Piecemeal | None
     #: The same, where it can push the events of its own layers.
     pushing: Pushing | None
     #: Whether it is one actor, named as the pipeline.
     plain: bool
     #: The names of all upstreams that it can run on, each once, as the log has them.
     upstreams: str
+
+    def answers_once(self) -> bool:
+        """Whether a call that is not streamed has but one event, its whole answer."""
+        if self.piecemeal is not None:
+            return self.piecemeal.answers_once(self.layers[0].actors[0].targets[0].pipeline)
+        return self.only is not None
 
     def targets(self) -> Iterator[Target]:
         """Where its actors can run, in the order of the file."""
@@ -168,6 +176,7 @@ def build_routes(
             made,
             transforms[name],
             only=only,
+            piecemeal=only if isinstance(only, Piecemeal) else None,
             pushing=pushing,
             plain=not section.layers,
             upstreams=", ".join(dict.fromkeys(names)),

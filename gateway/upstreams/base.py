@@ -94,6 +94,16 @@ class Upstream(Protocol):
         ...
 
 
+@runtime_checkable
+class Piecemeal(Upstream, Protocol):
+    """An upstream of which some pipelines answer in pieces also a call that is not streamed: their
+    time limits are those between pieces, which only ``stream`` lets anybody see."""
+
+    def answers_once(self, pipeline: str) -> bool:
+        """Whether ``pipeline``, the upstream's own name, is known to answer with one event."""
+        ...
+
+
 class Source(Protocol):
     """Where pushed events come from; it can be held back."""
 

@@ -124,7 +124,7 @@ class TritonUpstream:
                 model = await self._next(call, model, error, last_try=begun or last_try)
 
     def answers_once(self, pipeline: str) -> bool:
-        """See ``Upstream.answers_once``: a model that is known not to be decoupled does."""
+        """See ``Piecemeal.answers_once``: a model that is known not to be decoupled does."""
         model = self._models.get(pipeline)
         return model is not None and not model.decoupled
 

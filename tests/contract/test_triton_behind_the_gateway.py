@@ -43,6 +43,16 @@ pipelines:
     upstream: triton
     pipeline: stream
     inputs: {{TEXT: text, DELAY_S: "0.05", MARKER: context}}
+  patient:
+    upstream: triton
+    pipeline: stream
+    inputs: {{TEXT: text, DELAY_S: "$number(context)"}}
+    timeouts: {{first_event_s: 2}}
+  text-and-observation:
+    upstream: triton
+    pipeline: stream
+    inputs: {{TEXT: text}}
+    output: 'outputs.PIECE[0] = "end" ? {{"mediaContents": [{{"id": "m"}}]}} : outputs.PIECE[0]'
   slow-stream-http:
     upstream: triton-http
     pipeline: stream
@@ -213,3 +223,21 @@ async def test_pieces_are_passed_on_as_the_model_makes_them(
 async def test_readiness_asks_triton(session: aiohttp.ClientSession) -> None:
     async with session.get("/readyz") as response:
         assert response.status == 200
+
+
+async def test_a_model_that_streams_has_its_time_between_pieces_also_where_nobody_sees_them(
+    session: aiohttp.ClientSession,
+) -> None:
+    for text, delay in (("known from here on", "0"), ("one two three four five", "0.6")):
+        assert await query(session, "patient", request=text, context=delay) == text
+
+
+async def test_a_models_text_and_its_observation_both_reach_who_asks_for_them(
+    session: aiohttp.ClientSession,
+) -> None:
+    for _ in range(2):  # the model is asked about at the first call
+        text = await query(session, "text-and-observation", request="one two end")
+        assert text == "one two "
+        path = "/v1/pipelines/text-and-observation/executeSync"
+        async with session.post(path, json={"text": "one two end"}) as response:
+            assert (await response.json())["observation"]["mediaContents"] == [{"id": "m"}]
