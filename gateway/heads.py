@@ -26,7 +26,9 @@ def request_id(request: web.BaseRequest) -> str:
 
 def accepts(request: web.BaseRequest, content_type: str) -> bool:
     """Whether ``Accept`` names this very type, and does not refuse it."""
-    accepted = ",".join(request.headers.getall(hdrs.ACCEPT, ())).lower()
+    if hdrs.ACCEPT not in request.headers:
+        return False
+    accepted = ",".join(request.headers.getall(hdrs.ACCEPT)).lower()
     if content_type not in accepted:
         return False
     for part in accepted.split(","):

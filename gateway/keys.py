@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from gateway.errors import Code, RequestRejected
@@ -18,6 +19,10 @@ from gateway.sections import KeyConfig
 
 _HEADERS: Final = ("X-API-Key", "Api-Key")
 _BEARER: Final = "bearer "
+#: Which pipelines which patterns open is asked again and again. So much of it is kept, and nothing
+#: of longer names.
+_MATCHES_KEPT: Final = 16_384
+_NAME_CHARS_KEPT: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,14 @@ class Caller:
 
     def may(self, pipeline: str) -> bool:
         """Whether the key opens a pipeline of this name, be there one or not."""
-        return any(fnmatchcase(pipeline, pattern) for pattern in self.patterns)
+        if len(pipeline) > _NAME_CHARS_KEPT:
+            return _matches.__wrapped__(self.patterns, pipeline)
+        return _matches(self.patterns, pipeline)
+
+
+@lru_cache(_MATCHES_KEPT)
+def _matches(patterns: tuple[str, ...], pipeline: str) -> bool:
+    return any(fnmatchcase(pipeline, pattern) for pattern in patterns)
 
 
 _ANYONE: Final = Caller(None, ("*",))

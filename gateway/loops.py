@@ -1,7 +1,7 @@
 """The event loop of a process that serves.
 
-uvloop's, because it spends a third less on a small request than asyncio's own: it writes once what
-a turn of the loop has given to a connection, and its transports are compiled.
+uvloop's, because its transports and timers are compiled: a small request costs a third less than on
+asyncio's own.
 
 Owns: which loop runs, and that a collection of garbage looks at what is young only.
 Does not know: what runs in it.

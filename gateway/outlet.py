@@ -59,6 +59,11 @@ class Written:
         """See aiohttp."""
 
 
+_KEPT: Final = Written(keep_alive=True)
+#: The answer's end is its connection's.
+CLOSED: Final = Written(keep_alive=False)
+
+
 class _Date:
     """The time in the words of HTTP, made once a second."""
 
@@ -131,13 +136,15 @@ class Outlet:
 
     @property
     def unflushed(self) -> bool:
-        """Whether there is something that ``flushed`` would wait for."""
-        return self._protocol.writing_paused or (self.closing and self.unsent > 0)
+        """Whether there is something that ``flushed`` would wait for. Mostly not: the system takes
+        a small answer at once."""
+        transport = self._protocol.transport
+        return transport is not None and transport.get_write_buffer_size() > 0
 
     @property
     def written(self) -> Written:
         """What to tell aiohttp once the answer is written."""
-        return Written(keep_alive=not self.closing)
+        return CLOSED if self.closing else _KEPT
 
     def answer(self, status: int, fields: str, body: bytes) -> None:
         """Write a whole answer. ``fields``: the head's own lines, each with its line end."""
@@ -221,10 +228,8 @@ class Outlet:
         cast("Connection", self._protocol).when_free = None
 
     async def flushed(self) -> None:
-        """Return once so little of the answer is left that it need not be waited for; where the
-        connection is to end, once all is out of the gateway's hands. A client that reads no more
-        could otherwise keep the connection, and what is held for it, for ever.
-        """
+        """Return once all of the answer is out of the gateway's hands: a client that reads no more
+        could otherwise keep the connection, and what is held for it, for ever."""
         transport = self._protocol.transport
         if transport is None or not self.unflushed:
             return

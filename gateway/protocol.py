@@ -104,15 +104,7 @@ class Connection(RequestHandler):
         idle = self.idle
         super().close()
         if idle:
-            super().force_close()
-
-    def force_close(self) -> None:
-        """See aiohttp, whose keep-alive timer ends here. It lets go of what has not been sent yet
-        only when the client has taken it, which one that reads nothing never does."""
-        idle, transport = self.idle, self.transport
-        super().force_close()
-        if idle and transport is not None and transport.get_write_buffer_size():
-            transport.abort()
+            self.force_close()
 
     def _await_head(self) -> None:
         self._head_since = self._loop.time()
@@ -134,7 +126,7 @@ class Connection(RequestHandler):
             return
         if self._head_arriving:
             self.transport.write(_late(limit_s))
-        super().force_close()
+        self.force_close()
 
     def handle_error(
         self,

@@ -8,7 +8,7 @@ Does not know: what a dialect's bodies mean, what a run does, how a stream is ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from math import ceil
 from typing import Any, Final, TypeVar, cast
@@ -29,7 +29,7 @@ from gateway.keys import Caller
 from gateway.lifting import LiftedText
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request
-from gateway.outlet import Outlet, Written
+from gateway.outlet import CLOSED, Outlet, Written
 from gateway.pipeline import Run
 from gateway.protocol import SERVER
 from gateway.relay import Relay
@@ -74,8 +74,8 @@ class Gateway:
         self._clock = clock
         self._exposition = exposition or exposition_of(metrics.registry)
         self._running: set[Exchange] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        #: Set when nothing runs any more; made when that is waited for.
+        self._idle: asyncio.Event | None = None
         self._stopping = False
         self._stopped = False
         self._actions: dict[str, Callable[[Exchange, Target], Awaitable[Written]]] = {
@@ -101,9 +101,8 @@ class Gateway:
             Outlet(request, site.server.write_timeout_s),
             cast("asyncio.Task[Any]", asyncio.current_task()),
         )
-        site.enter()
+        site.users += 1
         self._running.add(exchange)
-        self._idle.clear()
         try:
             return await self._answer(exchange)
         except asyncio.CancelledError:
@@ -113,10 +112,10 @@ class Gateway:
         except ConnectionError:  # nobody is there to be told
             exchange.leave()
             exchange.outlet.drop()
-            return Written(keep_alive=False)
+            return CLOSED
         finally:
             self._running.discard(exchange)
-            if not self._running:
+            if self._idle is not None and not self._running:
                 self._idle.set()
             site.leave()
             exchange.account(self._metrics, self._clock())
@@ -198,6 +197,11 @@ class Gateway:
 
     async def _quiet(self, within_s: float) -> bool:
         """Whether no request runs any more, ``within_s`` seconds from now at the latest."""
+        if not self._running:
+            return True
+        if self._idle is None:
+            self._idle = asyncio.Event()
+        self._idle.clear()
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
@@ -283,13 +287,10 @@ class Gateway:
 
     def _origin(self, exchange: Exchange, target: Target, caller: Caller, stream: bool) -> Origin:
         given = exchange.request.headers
-        # What a header named in Connection says concerns this connection and goes no further.
-        own = {token.strip().lower() for token in given.get(hdrs.CONNECTION, "").split(",")}
-        headers = {
-            name: given[name].encode("utf-8", "replace").decode()
-            for name in exchange.site.server.forward_headers
-            if name in given and name not in own
-        }
+        headers: dict[str, str] = {}
+        for name in exchange.site.server.forward_headers:
+            if name in given and name not in _own(given):
+                headers[name] = given[name].encode("utf-8", "replace").decode()
         return Origin(
             pipeline=target.pipeline,
             request_id=exchange.request_id,
@@ -463,6 +464,11 @@ def _head(exchange: Exchange, content_type: str) -> str:
         f"Content-Type: {content_type}\r\nServer: {SERVER}\r\n"
         f"X-Request-Id: {exchange.request_id}\r\n"
     )
+
+
+def _own(headers: Mapping[str, str]) -> set[str]:
+    """What is named in Connection concerns this connection, and goes no further."""
+    return {token.strip().lower() for token in headers.get(hdrs.CONNECTION, "").split(",")}
 
 
 def _description(route: Route) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.health import Readiness
 from gateway.keys import Keyring
@@ -29,23 +29,20 @@ class Site:
     health: Readiness
     services: Services
     close: Callable[[], Awaitable[None]]
-    _users: int = 0
-    _unused: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def enter(self) -> None:
-        """A request begins that uses it."""
-        self._users += 1
-        self._unused.clear()
+    #: How many requests use it: each counts itself in when it begins, and calls ``leave``.
+    users: int = 0
+    _unused: asyncio.Event | None = None
 
     def leave(self) -> None:
-        """That request is done."""
-        self._users -= 1
-        if not self._users:
+        """A request that used it is done."""
+        self.users -= 1
+        if self._unused is not None and not self.users:
             self._unused.set()
 
     async def retire(self) -> None:
         """Close it once no request uses it. None may begin any more."""
-        if self._users:
+        if self.users:
+            self._unused = asyncio.Event()
             await self._unused.wait()
         await self.shut()
 

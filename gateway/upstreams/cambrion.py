@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -48,7 +49,7 @@ class CambrionUpstream:
         """See ``Upstream.call``."""
         request = call.request
         with await self._api.post(
-            f"/pipelines/{quote(call.pipeline, safe='')}/executeSync",
+            _path(call.pipeline),
             _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
@@ -94,25 +95,31 @@ class CambrionUpstream:
         await self._api.close()
 
 
+@lru_cache(1024)
+def _path(pipeline: str) -> str:
+    return f"/pipelines/{quote(pipeline, safe='')}/executeSync"
+
+
 def _body(call: Call) -> Body:
     """The JSON body; the media's base64 is made while it is sent, and never stands in memory."""
     request = call.request
-    flags = {
-        "transient": request.transient,
-        "idempotent": request.idempotent,
-        "tryImageConversion": request.try_image_conversion,
-        "trySimpleText": request.try_simple_text,
-    }
     fields: dict[str, Any] = dict(call.body)
-    fields.update({name: True for name, given in flags.items() if given})
-    head = msgspec.json.encode(fields)[:-1]
-    segments: list[bytes | Media] = [head]
-    if request.media:
-        segments.append(b'"media":["' if head == b"{" else b',"media":["')
-        for index, media in enumerate(request.media):
-            if index:
-                segments.append(b'","')
-            segments.append(media)
-        segments.append(b'"]')
-    segments.append(b"}")
+    if request.transient:
+        fields["transient"] = True
+    if request.idempotent:
+        fields["idempotent"] = True
+    if request.try_image_conversion:
+        fields["tryImageConversion"] = True
+    if request.try_simple_text:
+        fields["trySimpleText"] = True
+    text = msgspec.json.encode(fields)
+    if not request.media:
+        return Body("application/json", [text])
+    head = text[:-1]
+    segments: list[bytes | Media] = [head, b'"media":["' if head == b"{" else b',"media":["']
+    for index, media in enumerate(request.media):
+        if index:
+            segments.append(b'","')
+        segments.append(media)
+    segments.append(b'"]}')
     return Body("application/json", segments, base64=True)

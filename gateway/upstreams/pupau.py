@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -103,9 +104,8 @@ class PupauUpstream:
     async def _ask(self, call: Call) -> Answer:
         """Send the query; its answer, to be closed. Raises UpstreamFailed, UpstreamTimeout."""
         request = call.request
-        wanted = "true" if request.stream else "false"
         return await self._api.post(
-            f"/pipelines/{quote(call.pipeline, safe='')}/queries?sse={wanted}",
+            _path(call.pipeline, request.stream),
             _body(call),
             request_id=request.request_id,
             connect_s=call.connect_s,
@@ -236,6 +236,11 @@ class _FrameReader:
         raise self._upstream.cut(
             "in mid-event" if self._splitter.pending else "before its last layer had answered"
         )
+
+
+@lru_cache(1024)
+def _path(pipeline: str, stream: bool) -> str:
+    return f"/pipelines/{quote(pipeline, safe='')}/queries?sse={'true' if stream else 'false'}"
 
 
 def _body(call: Call) -> Body:

@@ -142,8 +142,8 @@ async def test_what_is_asked_for_during_a_reload_is_not_lost() -> None:
 async def test_a_site_is_closed_after_its_last_request() -> None:
     reloading = Reloading()
     first = reloading.sites.live
-    first.enter()
-    first.enter()
+    first.users += 1
+    first.users += 1
     reloading.reloader.ask()
     await reloading.counted("ok", 2)
     first.leave()
@@ -158,7 +158,7 @@ async def test_a_site_is_closed_after_its_last_request() -> None:
 async def test_closing_ends_a_reload_and_closes_every_site_whoever_uses_it() -> None:
     reloading = Reloading()
     first = reloading.sites.live
-    first.enter()
+    first.users += 1
     reloading.reloader.ask()
     await reloading.counted("ok", 2)
     reloading.sites.ready.clear()
