@@ -190,3 +190,4 @@ async def harness(
     finally:
         end(upstream)
         end(load)
+        os.sched_setaffinity(0, cores.all)

@@ -46,7 +46,7 @@ def jsonata() -> None:
         return
     NODE_MODULES.mkdir(parents=True, exist_ok=True)
     folder = NODE_MODULES.parent
-    options = ["--no-audit", "--no-fund", "--silent", "--prefix", folder]
+    options: list[str | Path] = ["--no-audit", "--no-fund", "--silent", "--prefix", folder]
     _run([shutil.which("npm") or "npm", "install", *options, f"jsonata@{JSONATA_VERSION}"])
 
 
