@@ -108,13 +108,15 @@ class Worker:
                 task.cancel()
             await asyncio.wait((reading, exiting))
             await self._link.close()
-        if not reading.cancelled():
-            reading.result()
         return status
 
     async def _read(self, heard: Callable[[FromWorker], None]) -> None:
-        while (message := await self._link.receive()) is not None:
-            heard(message)
+        try:
+            while (message := await self._link.receive()) is not None:
+                heard(message)
+        except Exception:  # noqa: BLE001  whatever one says, the others are to serve on
+            logs.events.exception("what a worker said cannot be read; it is ended")
+            self.kill()
 
     def kill(self) -> None:
         """End the process at once."""

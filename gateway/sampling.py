@@ -66,7 +66,7 @@ def _numbers(metrics: Metrics) -> Iterator[tuple[str, Labels, Values]]:
                 if isinstance(one, Spread):
                     yield family.name, labels, (*one.counts, one.sum)
                 else:
-                    yield family.name, labels, (one.value,)
+                    yield family.name, labels, (float(one.value),)
 
 
 class Counts:

@@ -11,6 +11,7 @@ Does not know: what is opened (``serving``), who else serves, when anything is r
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -113,7 +114,7 @@ class _Worker:
         async with opened(config, self._first.hash, self._metrics, self._expose) as serving:
             obeying = asyncio.create_task(self._obey(serving))
             try:
-                sockets = [_inherited(each) for each in self._settings.sockets]
+                sockets = [socket.socket(fileno=each) for each in self._settings.sockets]
                 shares = Shares(self._settings.shares)
                 await serving.listener.join(sockets, shares, self._settings.place)
                 self._link.send(Ready(self._first.number))
@@ -230,14 +231,8 @@ def _problems(error: GatewayError) -> list[str]:
     return error.problems if isinstance(error, ConfigError) else [error.message]
 
 
-def _inherited(descriptor: int) -> socket.socket:
-    inherited = socket.socket(fileno=descriptor)
-    inherited.set_inheritable(False)
-    return inherited
-
-
 async def _run(settings: Settings) -> int:
-    link = await of_worker(_inherited(settings.link))
+    link = await of_worker(socket.socket(fileno=settings.link))
     first = await link.receive()
     if not isinstance(first, Given):
         return 0  # the supervisor has gone already
@@ -247,6 +242,9 @@ async def _run(settings: Settings) -> int:
 def main(settings: str) -> None:
     """Be the worker that ``settings``, as JSON, describe; exits."""
     decoded = msgspec.json.decode(settings, type=Settings)
+    # A child for expressions that held them would keep the port, and hide this process's end.
+    for descriptor in (decoded.link, decoded.shares, *decoded.sockets):
+        os.set_inheritable(descriptor, False)
     logs.setup(worker=decoded.place + 1)
     memory.give_back()
     sys.exit(loops.run(_run(decoded)))

@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.timing import patience
+from tests.support.timing import patience, until
 
+#: How the kernel writes the state of a connection that is open.
+_ESTABLISHED = "01"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -62,6 +64,10 @@ class Serving:
         assert len(found()) >= times, (event, self.log, self.errors)
         return found()[times - 1]
 
+    def times(self, event: str) -> int:
+        """How often the log has said ``event`` so far."""
+        return sum(line["event"] == event for line in self.log)
+
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -77,6 +83,39 @@ class Serving:
         pid = self.process.pid
         listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return {int(child) for child in listed.split()}
+
+    def connections(self, pid: int) -> int:
+        """How many connections of clients the process ``pid`` has."""
+        port = f":{int(self.base.rpartition(':')[2]):04X}"
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        sockets = {
+            f"socket:[{inode}]"
+            for _, local, _, state, _, _, _, _, _, inode, *_ in rows
+            if local.endswith(port) and state == _ESTABLISHED
+        }
+        return sum(each in sockets for each in _links(Path(f"/proc/{pid}/fd")))
+
+
+def _links(folder: Path) -> Iterator[str]:
+    for each in folder.iterdir():
+        try:
+            yield os.readlink(each)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+
+
+def family(pid: int) -> set[int]:
+    """``pid``, its children, theirs, and so on."""
+    found = [pid]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return set(found)
+
+
+async def gone(pids: set[int]) -> None:
+    """Return once none of the processes is there any more."""
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 @asynccontextmanager

@@ -87,8 +87,8 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
 def test_every_key_can_be_set(loaded: Loader) -> None:
     config = loaded(
         dedent(f"""\
-        server: {{host: 0.0.0.0, port: 1, workers: auto, forward_headers: [X-Tenant], heartbeat_s: 2,
-                  write_timeout_s: 3, header_timeout_s: 4, body_timeout_s: 5,
+        server: {{host: 0.0.0.0, port: 1, workers: auto, forward_headers: [X-Tenant],
+                  heartbeat_s: 2, write_timeout_s: 3, header_timeout_s: 4, body_timeout_s: 5,
                   body_bytes_per_s_min: 6, pre_stop_s: 7, drain_s: 8, watch: no}}
         bounds: {{body_bytes_max: 1, parts_max: 2, media_max: 3, pdf_pages_max: 4,
                   event_bytes_max: 1024, answer_bytes_max: 2048}}
