@@ -112,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Close it at once, whatever runs on it."""
+        """Close it at once; whoever waits for an answer on it knows."""
         self._answer = None
         self.closed = True
         self._transport.abort()
@@ -162,12 +162,12 @@ class Connection(asyncio.BufferedProtocol):
             self._complete(answer)
             answer.wake()
         else:
-            self._break(None)
+            self.break_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by either side; ``exc`` says why where it was not asked for."""
         self.closed = True
-        self._break(exc)
+        self.break_off(exc)
         self._parser.close()
         self._keeper.lost(self)
 
@@ -181,8 +181,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._answer is not None:
             self._answer.wake()
 
-    def _break(self, cause: Exception | None) -> None:
-        """Nothing more can come."""
+    def break_off(self, cause: Exception | None = None) -> None:
+        """Close it at once; what runs on it fails."""
         answer = self._answer
         self.abort()
         if answer is not None:

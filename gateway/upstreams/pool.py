@@ -36,11 +36,19 @@ def _usual_tls() -> ssl.SSLContext:
 
 
 class Pool:
-    """Connections to ``origin``; ``tls`` takes the place of the system's certificates."""
+    """Connections to ``origin``.
 
-    def __init__(self, origin: Origin, tls: ssl.SSLContext | None = None) -> None:
+    Args:
+        tls: whom to trust, other than the system's authorities.
+        kept_s: how long a connection is kept that nobody uses, seconds.
+    """
+
+    def __init__(
+        self, origin: Origin, tls: ssl.SSLContext | None = None, *, kept_s: float = KEPT_S
+    ) -> None:
         self._origin = origin
         self._tls = tls
+        self._kept_s = kept_s
         self.buffer = memoryview(bytearray(READ_BYTES))
         #: Those kept, the one that was used last at the end.
         self._idle: deque[Connection] = deque()
@@ -93,7 +101,7 @@ class Pool:
         connection.idle_since = loop.time()
         self._idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(KEPT_S, self._sweep)
+            self._sweeper = loop.call_later(self._kept_s, self._sweep)
 
     def lost(self, connection: Connection) -> None:
         """See ``Keeper.lost``."""
@@ -111,18 +119,20 @@ class Pool:
         if self._open:
             self._empty = asyncio.get_running_loop().create_future()
             for connection in tuple(self._open):
-                connection.abort()
+                connection.break_off()
             await self._empty
 
     def _sweep(self) -> None:
         """Close those that have not been used for long; the longest unused is the first."""
         loop = asyncio.get_running_loop()
         now, idle = loop.time(), self._idle
-        while idle and (idle[0].closed or idle[0].idle_since + KEPT_S <= now):
+        while idle and (idle[0].closed or idle[0].idle_since + self._kept_s <= now):
             connection = idle.popleft()
             if not connection.closed:
                 connection.abort()
-        self._sweeper = loop.call_at(idle[0].idle_since + KEPT_S, self._sweep) if idle else None
+        self._sweeper = (
+            loop.call_at(idle[0].idle_since + self._kept_s, self._sweep) if idle else None
+        )
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> Sequence[AddrInfoType]:
         host, port = self._origin.host, self._origin.port

@@ -7,6 +7,7 @@ that it can break every rule.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -77,8 +78,9 @@ Script = Callable[[Seen, Peer], Awaitable[None]]
 class Remote:
     """An upstream that answers by ``script``; ``seen`` lists what it was asked."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self.tls = tls
         self.seen: list[Seen] = []
         self.open_connections = 0
         self.port = 0
@@ -87,7 +89,7 @@ class Remote:
     @property
     def url(self) -> str:
         """Its base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -146,10 +148,12 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
 
 
 @asynccontextmanager
-async def remote(script: Script) -> AsyncIterator[Remote]:
-    """Run a scripted upstream on a free port of the loopback."""
-    upstream = Remote(script)
-    server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0, limit=1 << 27, backlog=512)
+async def remote(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Remote]:
+    """Run a scripted upstream on a free port of the loopback, over TLS where it is given."""
+    upstream = Remote(script, tls)
+    server = await asyncio.start_server(
+        upstream._serve, "127.0.0.1", 0, limit=1 << 27, backlog=512, ssl=tls
+    )
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
