@@ -39,8 +39,9 @@ class Part(Struct, frozen=True):
     """What an actor knows of the run it is a part of.
 
     ``request`` is the run's, after its route's transform; ``layers`` the finished layers as a JSON
-    list. ``frames``: the caller can be sent an upstream's own frames. ``messages``: a message is
-    wanted also where the upstream gives an observation.
+    list. ``frames``: the caller can be sent an upstream's own frames, and ``texts``, that the JSON
+    texts of its events will do. ``messages``: a message is wanted also where the upstream gives an
+    observation.
     """
 
     route: Route
@@ -51,6 +52,7 @@ class Part(Struct, frozen=True):
     layer_id: str
     last_layer: bool
     frames: bool
+    texts: bool
     messages: bool
     deadlines: Deadlines
 
@@ -297,6 +299,7 @@ class _Attempt:
             last_layer=part.last_layer,
             connect_s=part.route.config.timeouts.connect_s,
             frames=part.frames and self.relays and len(self._actor.targets) == 1,
+            texts=part.texts,
             body=body,
             layers=None if part.route.plain else part.layers,
             inputs=target.inputs,

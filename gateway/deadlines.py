@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -31,6 +32,9 @@ class Deadlines(Struct, frozen=True):
         return at if self.ends_at is None else min(at, self.ends_at)
 
 
+_NEVER: Final = float("inf")
+
+
 class Watch:
     """The limits of one attempt of a call, kept while a task waits for its next event.
 
@@ -50,6 +54,7 @@ class Watch:
         "_cancelling",
         "_clock",
         "_deadlines",
+        "_due",
         "_fired",
         "_loop",
         "_task",
@@ -76,6 +81,8 @@ class Watch:
         #: Whether it is the upstream's fault where a limit ran out.
         self.blames = True
         self._at = self.first_by
+        #: When the timer goes off.
+        self._due = _NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -100,11 +107,10 @@ class Watch:
         if deadlines.ends_at is not None and deadlines.ends_at < at:
             at = deadlines.ends_at
         self._at = at
-        timer = self._timer
-        if timer is None:
-            self._timer = self._loop.call_at(at, self._fire)
-        elif timer.when() > at:
-            timer.cancel()
+        if at < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = at
             self._timer = self._loop.call_at(at, self._fire)
 
     def end(self) -> None:
@@ -138,10 +144,12 @@ class Watch:
             self._timer = None
 
     def _fire(self) -> None:
-        timer, self._timer = self._timer, None
-        if not self._waiting or timer is None:
+        due, self._due = self._due, _NEVER
+        if not self._waiting or self._timer is None:
             return  # the event is with the caller; the next wait sets the timer again
-        if self._at > timer.when():
+        self._timer = None
+        if self._at > due:
+            self._due = self._at
             self._timer = self._loop.call_at(self._at, self._fire)
         elif self._task is not None:
             self._fired = True

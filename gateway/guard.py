@@ -522,6 +522,14 @@ class _Watched:
         self._source = source
         self._sink.begin(self)
 
+    def frames(self, data: bytes, count: int) -> None:
+        attempt = self._attempt
+        if attempt.mute:
+            attempt.heard(Frames(data, count))
+        self._sink.frames(data, count)
+        if not self._held:
+            attempt.watch.go_on()
+
     def feed(self, events: Iterable[Event]) -> None:
         attempt = self._attempt
         self._sink.feed(self._heard(events) if attempt.mute else events)

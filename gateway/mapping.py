@@ -125,7 +125,8 @@ class Mapper:
         transform = self._transforms.event
         if transform is None or isinstance(event, Frames):
             return (event,)
-        result = transform.evaluate(event_json(event).decode(), self.bindings)
+        text = event.raw if isinstance(event, RawEvent) else event_json(event)
+        result = transform.evaluate(text.decode(), self.bindings)
         if result is None:
             return ()
         try:

@@ -84,7 +84,7 @@ class CallSeries:
         self._response_bytes.observe(sizes[1])
 
     def began(self, first_event_s: float) -> None:
-        """Note when the first event of a stream was written, in seconds after its request's head."""
+        """Note when a stream's first event was written, seconds after its request's head."""
         if self._first_event is None:
             self._first_event = self._metrics.first_event.labels(*self._labels)
         self._first_event.observe(first_event_s)

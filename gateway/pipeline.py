@@ -35,6 +35,7 @@ from gateway.model import (
     LayerFinished,
     LayerStarted,
     ObservationReady,
+    RawEvent,
     Request,
     Result,
 )
@@ -68,7 +69,9 @@ class Run:
     _layer_id: str = "0"
     _new_id: str = ""
     _made: tuple[str, bytes] | None = None
-    _frames: bytes = b""
+    #: The last frames that were passed on unread, and the text of the last such event.
+    frames: bytes = b""
+    _text: bytes = b""
     _ending: list[Event] = field(default_factory=list)
     #: Whether the last event was sent: the route's transform may have dropped it.
     told: bool = True
@@ -120,21 +123,17 @@ class Run:
         await actor.relay(upstream, sink)
 
     def take(self, event: Event, dialect: Dialect) -> Sequence[Event]:
-        """What is to be sent for an event that was pushed."""
-        match event:
-            case Frames():
-                if not event.count:
-                    return ()
-                self._frames = event.data
-                return (event,)
-            case ObservationReady():
-                return ()
-            case LayerStarted():
-                self._layer_id = event.layer_id
+        """What is to be sent for an event that was pushed. (Frames are sent as they are; ``frames``
+        holds the last.)"""
+        if isinstance(event, RawEvent):
+            self._text = event.raw
+            return self._due(event, dialect)
         actor = self._actors[0]
         actor.note(event)
-        if self._frames and event is actor.finished:
+        if self.frames and event is actor.finished:
             return ()  # its frame has been passed on already
+        if isinstance(event, LayerStarted):
+            self._layer_id = event.layer_id
         return self._due(event, dialect)
 
     def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
@@ -245,6 +244,7 @@ class Run:
     def _part(self, number: int, dialect: Dialect) -> Part:
         """What the actors of layer ``number`` know of the run."""
         route, stream = self.route, self.request.stream
+        passed_on = stream and dialect is Dialect.PUPAU
         last = number + 1 == len(route.layers)
         return Part(
             route=route,
@@ -254,7 +254,8 @@ class Run:
             layers=b"[" + b",".join(self._view) + b"]" if self._view else b"[]",
             layer_id=str(number),
             last_layer=last,
-            frames=stream and dialect is Dialect.PUPAU and route.transforms.event is None,
+            frames=passed_on and route.transforms.event is None,
+            texts=passed_on and route.pushing is not None,
             messages=stream or dialect is Dialect.PUPAU or not last,
             deadlines=self._deadlines,
         )
@@ -286,7 +287,7 @@ class Run:
                     case ObservationReady() | Frames(count=0):
                         continue
                     case Frames():
-                        self._frames = event.data
+                        self.frames = event.data
                     case LayerStarted() if actors[index].relays:
                         self._layer_id = event.layer_id
                     case Delta() if not started and not actors[index].relays:
@@ -369,9 +370,10 @@ class Run:
 
     def _current_layer(self) -> str:
         """The layer that runs now. Frames that were passed on unread are looked into only here."""
-        for frame in Decoder(len(self._frames) + 1).feed(self._frames):
+        texts = [frame.data for frame in Decoder(len(self.frames) + 1).feed(self.frames)]
+        for text in [*texts, self._text]:
             try:
-                event = parse_event(frame.data)
+                event = parse_event(text)
             except ValueError:  # not worth failing over: the run has failed already
                 continue
             if isinstance(event, LayerStarted | Delta | LayerFinished):

@@ -86,20 +86,29 @@ class Relay:
         """See ``Sink``."""
         self._source = source
 
+    def frames(self, data: bytes, count: int) -> None:
+        """See ``Sink``. Frames without an event, comments, are not passed on."""
+        if count:
+            began = self._clock()
+            self._run.frames = data
+            self._stream.push(data, count)
+            if self._exchange.outlet.blocked and self._held_since is None:
+                self._hold()
+            self._busy_s += self._clock() - began
+
     def feed(self, events: Iterable[Event]) -> None:
         """See ``Sink``. Events before one that fails are still written."""
         began = self._clock()
         take, render, dialect = self._run.take, self._render, self._dialect
         pieces: list[bytes] = []
-        count = 0
         try:
             for event in events:
-                for item in take(event, dialect):
-                    pieces.append(render(item))
-                    count += item.count if isinstance(item, Frames) else 1
+                if isinstance(event, Frames):  # signs of life: others come to ``frames``
+                    continue
+                pieces.extend(map(render, take(event, dialect)))
         finally:
             if pieces:
-                self._stream.push(pieces[0] if len(pieces) == 1 else b"".join(pieces), count)
+                self._stream.push(b"".join(pieces), len(pieces))
                 if self._held_since is None and self._exchange.outlet.blocked:
                     self._hold()
             self._busy_s += self._clock() - began

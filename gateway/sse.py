@@ -284,6 +284,9 @@ class Splitter:
         if text and not self._started:
             self._started = True
             text = text.removeprefix(_BOM)
+        if text[:5] == b"data:" and text.find(b"\n\n") == len(text) - 2 and _CR not in text:
+            self.last = text
+            return frames, 1  # as with most that come one by one
         count = 0
         last = b""
         for block in _lf_only(text).split(b"\n\n"):

@@ -21,7 +21,9 @@ class Call(Struct, frozen=True):
     ``pipeline`` is the upstream's own name for what to run (a pipeline ID, a Triton model);
     ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
     ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
-    upstream's SSE frames untouched (``Frames``), if this kind can give them. ``body`` holds the
+    upstream's SSE frames untouched (``Frames``), if this kind can give them; ``texts``: the JSON
+    texts of its events will do (``RawEvent``), but for that of the last layer's end. ``body`` holds
+    the
     fields of this kind's request body but for media and flags, as ``msgspec.json`` writes them;
     ``layers`` is the JSON list of the finished layers, which expressions see too; ``inputs`` and
     ``output`` are Triton's, an expression per input tensor and one over the output tensors.
@@ -36,6 +38,7 @@ class Call(Struct, frozen=True):
     last_layer: bool = True
     connect_s: float = 5.0
     frames: bool = False
+    texts: bool = False
     body: Mapping[str, Any] = field(default_factory=dict)
     layers: bytes | None = None
     inputs: Mapping[str, Transform] = field(default_factory=dict)
@@ -121,6 +124,10 @@ class Sink(Protocol):
 
     def begin(self, source: Source) -> None:
         """Events will come from ``source``."""
+        ...
+
+    def frames(self, data: bytes, count: int) -> None:
+        """As ``feed``, for one ``Frames``: what is passed on untouched is worth no object."""
         ...
 
     def feed(self, events: Iterable[Event]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 from gateway.dialects.events import parse_event, parse_responses
 from gateway.errors import Code, EventTooLarge, UpstreamFailed
 from gateway.mediatype import extension
-from gateway.model import Event, Frames, LayerFinished, Media
+from gateway.model import Event, Frames, LayerFinished, Media, RawEvent
 from gateway.sse import Decoder, Splitter, is_event_stream
 from gateway.upstreams.answer import Answer
 from gateway.upstreams.base import Call, Sink
@@ -79,7 +79,7 @@ class PupauUpstream:
             reader = self._reader(call, answer)
 
             def feed(piece: bytes) -> None:
-                sink.feed(reader.feed(piece))
+                reader.push(piece, sink)
                 if reader.finished:
                     answer.finish()
 
@@ -91,7 +91,7 @@ class PupauUpstream:
                     # failure, and it is soon given up.
                     with suppress(TimeoutError, UpstreamFailed):
                         async with asyncio.timeout(_END_S):
-                            await answer.relay(lambda piece: sink.feed(reader.feed(piece)))
+                            await answer.relay(lambda piece: reader.push(piece, sink))
                 sink.feed(reader.end())
             except EventTooLarge as error:
                 raise self._api.invalid(error.message) from error
@@ -118,7 +118,7 @@ class PupauUpstream:
             raise self._api.invalid(
                 f"answered a streaming query with {answer.content_type}, not an event stream"
             )
-        return _FrameReader(self) if call.frames else _EventReader(self)
+        return _FrameReader(self) if call.frames else _EventReader(self, texts=call.texts)
 
     def _read_list(self, text: bytes, call: Call) -> LayerFinished:
         try:
@@ -173,12 +173,23 @@ async def _rest(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
 _ALIVE: Final = Frames(b"", 0)
 
 
-class _EventReader:
-    """A stream's bytes as events, each parsed."""
+class _Typed(msgspec.Struct):
+    """As much of an event as says that it is one."""
 
-    def __init__(self, upstream: PupauUpstream) -> None:
+    type: str
+
+
+_typed: Final = msgspec.json.Decoder(_Typed)
+
+
+class _EventReader:
+    """A stream's bytes as events, each parsed; with ``texts`` only one that may be the last, to
+    know how the run ended, and of the others the JSON texts are given."""
+
+    def __init__(self, upstream: PupauUpstream, *, texts: bool) -> None:
         self._upstream = upstream
         self._decoder = Decoder(upstream.event_bytes_max)
+        self._texts = texts
         #: Whether the last layer has ended.
         self.finished = False
 
@@ -187,11 +198,25 @@ class _EventReader:
         silent = True
         for frame in self._decoder.feed(piece):
             silent = False
+            # An escaped quote keeps a model's text from looking like this key.
+            if self._texts and b'"last"' not in frame.data:
+                yield self._text(frame.data)
+                continue
             event = self._upstream.parse(frame.data)
             self.finished |= isinstance(event, LayerFinished) and event.last
             yield event
         if silent:  # a comment, or a part of an event: the upstream is alive all the same
             yield _ALIVE
+
+    def push(self, piece: bytes, sink: Sink) -> None:
+        sink.feed(self.feed(piece))
+
+    def _text(self, data: bytes) -> Event:
+        try:
+            _typed.decode(data)
+        except ValueError:  # which half a character in an escape is, too, though it is no fault
+            return self._upstream.parse(data)
+        return RawEvent(data)
 
     def end(self) -> list[Event]:
         if self.finished:
@@ -218,7 +243,12 @@ class _FrameReader:
     def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
         yield Frames(data, count) if data else _ALIVE
-        # An escaped quote keeps a model's text from looking like this key.
+        if count and b'"last"' in data:
+            self._last = self._last_of(data) or self._last
+
+    def push(self, piece: bytes, sink: Sink) -> None:
+        data, count = self._splitter.feed(piece)
+        sink.frames(data, count)
         if count and b'"last"' in data:
             self._last = self._last_of(data) or self._last
 
