@@ -83,6 +83,12 @@ class Shares:
             shares.leave(place)
         return shares
 
+    def close(self) -> None:
+        """Let go of the memory here; others may still use it."""
+        self._counts.release()
+        self._memory.close()
+        os.close(self.descriptor)
+
     def put(self, place: int, count: int) -> None:
         """The worker at ``place`` accepts, and has ``count`` connections."""
         self._counts[place] = count

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateway import logs
-from gateway.crew import Worker
 from gateway.errors import ConfigError
 from gateway.link import Drop, Given, Message, Prepared, Take, Taken
 
@@ -29,21 +28,36 @@ TAKEN_S: Final = 5.0
 _LOST_MAX: Final = 1
 
 
+class Member(Protocol):
+    """A worker, as far as this is concerned with it; ``place`` counts from 0."""
+
+    place: int
+
+    def send(self, message: Message) -> None:
+        """Send it, without waiting."""
+
+    def kill(self) -> None:
+        """End the process at once."""
+
+    def log(self, event: str, **fields: object) -> None:
+        """Say of it what ``event`` and ``fields`` do."""
+
+
 class Agreement:
     """``live`` is what workers start with."""
 
     def __init__(self, config: bytes, its_hash: str) -> None:
         self.live = Given(1, config, its_hash)
         self._number = 1
-        self._members: set[Worker] = set()
+        self._members: set[Member] = set()
         self._proposed: Given | None = None
-        self._ready: set[Worker] = set()
-        self._taken: set[Worker] = set()
+        self._ready: set[Member] = set()
+        self._taken: set[Member] = set()
         self._lost = 0
         self._problems: list[str] = []
         self._news = asyncio.Event()
 
-    def joined(self, worker: Worker, number: int) -> None:
+    def joined(self, worker: Member, number: int) -> None:
         """A worker serves by the configuration ``number``."""
         self._members.add(worker)
         if number != self.live.number:
@@ -52,7 +66,7 @@ class Agreement:
         if self._proposed is not None:
             worker.send(self._proposed)
 
-    def left(self, worker: Worker) -> None:
+    def left(self, worker: Member) -> None:
         """A worker has ended."""
         if worker in self._members:
             self._members.discard(worker)
@@ -60,7 +74,7 @@ class Agreement:
             self._lost += 1
             self._news.set()
 
-    def heard(self, worker: Worker, told: Prepared | Taken) -> None:
+    def heard(self, worker: Member, told: Prepared | Taken) -> None:
         """Take in what a worker said of a configuration."""
         if isinstance(told, Taken):
             if told.number == self._number:

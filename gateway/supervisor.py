@@ -113,6 +113,7 @@ class Supervisor:
             code = await self._until_told(sockets, keepers)
         finally:
             await self._clear(sockets, keepers)
+            shares.close()
         if self._cannot_begin is not None:
             raise self._cannot_begin
         end_within(_EXIT_S, code)
