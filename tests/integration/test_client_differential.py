@@ -17,7 +17,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.upstreams.answer_parser import AnswerParser, NotHttp
-from tests.support.answers import FAILED, WAYS, Outcome, Writer, aiohttps, own, writing
+from tests.support.answers import (
+    FAILED,
+    WAYS,
+    Outcome,
+    Writer,
+    aiohttp_outcome,
+    own_outcome,
+    writing,
+)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = OK + b"Content-Length: 5\r\n\r\n"
@@ -261,8 +269,8 @@ async def both(
     """What the gateway's client makes of these bytes, and what aiohttp does."""
     path = f"/{len(writer.answers)}"
     writer.answers[path] = pieces
-    theirs = await aiohttps(session, writer.url, path)
-    ours = [await own(writer.url, path, way, list(theirs.fields)) for way in WAYS]
+    theirs = await aiohttp_outcome(session, writer.url, path)
+    ours = [await own_outcome(writer.url, path, way, list(theirs.fields)) for way in WAYS]
     assert ours == ours[:1] * len(WAYS), pieces
     return ours[0], theirs
 

@@ -115,7 +115,7 @@ async def _relayed(answer: Answer) -> bytes:
 WAYS = {"read": _whole, "pieces": _in_pieces, "relay": _relayed}
 
 
-async def own(url: str, path: str, way: str, names: Sequence[str]) -> Outcome:
+async def own_outcome(url: str, path: str, way: str, names: Sequence[str]) -> Outcome:
     """What the gateway's client makes of the answer at ``path``; of its fields, ``names``."""
     api = HttpApi(
         name="far", url=url, key_header="Key", key=None, answer_bytes_max=_ANSWER_BYTES_MAX
@@ -134,7 +134,7 @@ async def own(url: str, path: str, way: str, names: Sequence[str]) -> Outcome:
         await api.close()
 
 
-async def aiohttps(session: aiohttp.ClientSession, url: str, path: str) -> Outcome:
+async def aiohttp_outcome(session: aiohttp.ClientSession, url: str, path: str) -> Outcome:
     """What aiohttp makes of it."""
     try:
         async with (
