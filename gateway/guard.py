@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random as randomness
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
@@ -30,7 +30,7 @@ from gateway.errors import (
 from gateway.health import PROBE_S, Health
 from gateway.latency import Latency
 from gateway.metrics import Metrics
-from gateway.model import Event, Frames, is_content
+from gateway.model import Event, Frames, RawEvent, is_content
 from gateway.sections import UpstreamConfig
 from gateway.tallies import Count, Level
 from gateway.upstreams.base import Call, Pushing, Sink, Source, Upstream
@@ -527,6 +527,15 @@ class _Watched:
         if attempt.mute:
             attempt.heard(Frames(data, count))
         self._sink.frames(data, count)
+        if not self._held:
+            attempt.watch.go_on()
+
+    def texts(self, texts: Sequence[bytes]) -> None:
+        attempt = self._attempt
+        if attempt.mute and texts:
+            # Which of them is content, a transform may decide; that one came is what counts here.
+            attempt.heard(RawEvent(texts[0]))
+        self._sink.texts(texts)
         if not self._held:
             attempt.watch.go_on()
 

@@ -125,12 +125,18 @@ class Mapper:
         transform = self._transforms.event
         if transform is None or isinstance(event, Frames):
             return (event,)
-        text = event.raw if isinstance(event, RawEvent) else event_json(event)
+        return [RawEvent(item) for item in self.event_texts(event_json(event))]
+
+    def event_texts(self, text: bytes) -> Sequence[bytes]:
+        """As ``events``, from JSON text to JSON texts."""
+        transform = self._transforms.event
+        if transform is None:
+            return (text,)
         result = transform.evaluate(text.decode(), self.bindings)
         if result is None:
             return ()
         try:
-            return [RawEvent(item) for item in event_items(result)]
+            return event_items(result)
         except ValueError as error:
             raise self.bad_result("event", str(error)) from error
 

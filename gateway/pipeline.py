@@ -35,7 +35,6 @@ from gateway.model import (
     LayerFinished,
     LayerStarted,
     ObservationReady,
-    RawEvent,
     Request,
     Result,
 )
@@ -125,9 +124,6 @@ class Run:
     def take(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for an event that was pushed. (Frames are sent as they are; ``frames``
         holds the last.)"""
-        if isinstance(event, RawEvent):
-            self._text = event.raw
-            return self._due(event, dialect)
         actor = self._actors[0]
         actor.note(event)
         if self.frames and event is actor.finished:
@@ -135,6 +131,14 @@ class Run:
         if isinstance(event, LayerStarted):
             self._layer_id = event.layer_id
         return self._due(event, dialect)
+
+    def take_text(self, text: bytes) -> Sequence[bytes]:
+        """As ``take``, for an event of which only the JSON text was asked for; what is to be sent
+        is JSON text, too."""
+        self._text = text
+        items = self._mapper.event_texts(text)
+        self.told = bool(items)
+        return items
 
     def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for ``event`` now. What is last must not be followed by a failure:

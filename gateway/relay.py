@@ -10,13 +10,14 @@ Does not know: what the events mean, what becomes of a stream that fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from gateway.errors import GatewayError
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
 from gateway.model import Event, Frames
 from gateway.pipeline import Run
+from gateway.sse import encode
 from gateway.upstreams.base import Pushing, Source
 
 
@@ -92,8 +93,22 @@ class Relay:
             began = self._clock()
             self._run.frames = data
             self._stream.push(data, count)
-            if self._exchange.outlet.blocked and self._held_since is None:
+            if self._held_since is None and self._exchange.outlet.blocked:
                 self._hold()
+            self._busy_s += self._clock() - began
+
+    def texts(self, texts: Sequence[bytes]) -> None:
+        """See ``Sink``. Events before one that fails are still written."""
+        if not texts:
+            return
+        began = self._clock()
+        take = self._run.take_text
+        pieces: list[bytes] = []
+        try:
+            for text in texts:
+                pieces.extend(map(encode, take(text)))
+        finally:
+            self._write(pieces)
             self._busy_s += self._clock() - began
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -107,11 +122,14 @@ class Relay:
                     continue
                 pieces.extend(map(render, take(event, dialect)))
         finally:
-            if pieces:
-                self._stream.push(b"".join(pieces), len(pieces))
-                if self._held_since is None and self._exchange.outlet.blocked:
-                    self._hold()
+            self._write(pieces)
             self._busy_s += self._clock() - began
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if pieces:
+            self._stream.push(b"".join(pieces), len(pieces))
+            if self._held_since is None and self._exchange.outlet.blocked:
+                self._hold()
 
     def _hold(self) -> None:
         self._held_since = self._clock()

@@ -6,7 +6,7 @@ Does not know: any wire format, any policy, who is calling.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct, field
@@ -21,9 +21,8 @@ class Call(Struct, frozen=True):
     ``pipeline`` is the upstream's own name for what to run (a pipeline ID, a Triton model);
     ``actor`` the name its pieces are labelled with; ``layer_id`` and ``last_layer`` their layer.
     ``connect_s`` bounds the time to get a connection, seconds. ``frames``: the caller wants the
-    upstream's SSE frames untouched (``Frames``), if this kind can give them; ``texts``: the JSON
-    texts of its events will do (``RawEvent``), but for that of the last layer's end. ``body`` holds
-    the
+    upstream's SSE frames untouched (``Frames``), if this kind can give them; ``texts``: where its
+    events are pushed, their JSON texts will do, but for the last layer's end. ``body`` holds the
     fields of this kind's request body but for media and flags, as ``msgspec.json`` writes them;
     ``layers`` is the JSON list of the finished layers, which expressions see too; ``inputs`` and
     ``output`` are Triton's, an expression per input tensor and one over the output tensors.
@@ -128,6 +127,11 @@ class Sink(Protocol):
 
     def frames(self, data: bytes, count: int) -> None:
         """As ``feed``, for one ``Frames``: what is passed on untouched is worth no object."""
+        ...
+
+    def texts(self, texts: Sequence[bytes]) -> None:
+        """As ``feed``, for events that are wanted as JSON texts only; an empty list is a sign of
+        life."""
         ...
 
     def feed(self, events: Iterable[Event]) -> None:

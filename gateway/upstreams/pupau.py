@@ -20,7 +20,7 @@ import msgspec
 from gateway.dialects.events import parse_event, parse_responses
 from gateway.errors import Code, EventTooLarge, UpstreamFailed
 from gateway.mediatype import extension
-from gateway.model import Event, Frames, LayerFinished, Media, RawEvent
+from gateway.model import Event, Frames, LayerFinished, Media
 from gateway.sse import Decoder, Splitter, is_event_stream
 from gateway.upstreams.answer import Answer
 from gateway.upstreams.base import Call, Sink
@@ -76,7 +76,9 @@ class PupauUpstream:
     async def relay(self, call: Call, sink: Sink) -> None:
         """See ``Pushing.relay``."""
         with await self._ask(call) as answer:
-            reader = self._reader(call, answer)
+            reader: _FrameReader | _EventReader | _TextReader = self._reader(call, answer)
+            if call.texts and not call.frames:
+                reader = _TextReader(self)
 
             def feed(piece: bytes) -> None:
                 reader.push(piece, sink)
@@ -118,7 +120,7 @@ class PupauUpstream:
             raise self._api.invalid(
                 f"answered a streaming query with {answer.content_type}, not an event stream"
             )
-        return _FrameReader(self) if call.frames else _EventReader(self, texts=call.texts)
+        return _FrameReader(self) if call.frames else _EventReader(self)
 
     def _read_list(self, text: bytes, call: Call) -> LayerFinished:
         try:
@@ -183,13 +185,11 @@ _typed: Final = msgspec.json.Decoder(_Typed)
 
 
 class _EventReader:
-    """A stream's bytes as events, each parsed; with ``texts`` only one that may be the last, to
-    know how the run ended, and of the others the JSON texts are given."""
+    """A stream's bytes as events, each parsed."""
 
-    def __init__(self, upstream: PupauUpstream, *, texts: bool) -> None:
+    def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
         self._decoder = Decoder(upstream.event_bytes_max)
-        self._texts = texts
         #: Whether the last layer has ended.
         self.finished = False
 
@@ -198,10 +198,6 @@ class _EventReader:
         silent = True
         for frame in self._decoder.feed(piece):
             silent = False
-            # An escaped quote keeps a model's text from looking like this key.
-            if self._texts and b'"last"' not in frame.data:
-                yield self._text(frame.data)
-                continue
             event = self._upstream.parse(frame.data)
             self.finished |= isinstance(event, LayerFinished) and event.last
             yield event
@@ -211,19 +207,41 @@ class _EventReader:
     def push(self, piece: bytes, sink: Sink) -> None:
         sink.feed(self.feed(piece))
 
-    def _text(self, data: bytes) -> Event:
-        try:
-            _typed.decode(data)
-        except ValueError:  # which half a character in an escape is, too, though it is no fault
-            return self._upstream.parse(data)
-        return RawEvent(data)
-
     def end(self) -> list[Event]:
         if self.finished:
             return []
         raise self._upstream.cut(
             "in mid-event" if self._decoder.pending else "before its last layer had answered"
         )
+
+
+class _TextReader(_EventReader):
+    """A stream's bytes as the JSON texts of its events; only one that may be the last is parsed, to
+    know how the run ended."""
+
+    def push(self, piece: bytes, sink: Sink) -> None:
+        texts: list[bytes] = []
+        try:
+            for frame in self._decoder.feed(piece):
+                text = frame.data
+                # An escaped quote keeps a model's text from looking like this key.
+                if b'"last"' not in text:
+                    self._check(text)
+                    texts.append(text)
+                    continue
+                event = self._upstream.parse(text)
+                self.finished |= isinstance(event, LayerFinished) and event.last
+                before, texts = texts, []
+                sink.texts(before)
+                sink.feed((event,))
+        finally:  # those before an event that cannot be read are still passed on
+            sink.texts(texts)
+
+    def _check(self, text: bytes) -> None:
+        try:
+            _typed.decode(text)
+        except ValueError:  # half a character in an escape is no fault, which only this knows
+            self._upstream.parse(text)
 
 
 class _FrameReader:
