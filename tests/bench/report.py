@@ -115,10 +115,10 @@ def markdown(results: Results, plots: Sequence[Path]) -> str:
 
 
 def show(results: Results) -> None:
-    """Print the table of goals."""
-    rows = [verdict(goal, results) for goal in GOALS]
-    for what, target, found, ranged, met in rows:
-        print(f"{what:78} {target:>24} {found:>18}  {met.strip('*'):7} {ranged}")
+    """Print those of the goals for which there are figures."""
+    for what, target, found, ranged, met in (verdict(goal, results) for goal in GOALS):
+        if met:
+            print(f"{what:76} {target:>24} {found:>18}  {met.strip('*'):7} {ranged}")
 
 
 def main() -> int:

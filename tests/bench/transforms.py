@@ -33,7 +33,7 @@ def changed(entities: int) -> Call:
 
     def check(body: bytes) -> None:
         got = json.loads(body)["observation"]
-        assert len(got["lines"]) == entities, body[:300]
+        assert len(got["text"].splitlines()) == entities, body[:300]
         assert set(got["fields"]) == set(answers.LABELS), body[:300]
         assert got["fields"]["item"] == answers.total("item", entities), body[:300]
 
