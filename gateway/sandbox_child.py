@@ -36,6 +36,9 @@ VALUE: Final = b"V"
 NOTHING: Final = b"N"
 FAILED: Final = b"F"
 
+#: What jsonatapy's allocator has reserved when the child is ready: the least that it accepts.
+ARENA_BYTES: Final = 32 * 1024 * 1024
+
 _FILES_MAX: Final = 16
 _SET_PARENT_DEATH_SIGNAL: Final = 1
 
@@ -67,7 +70,7 @@ def main(settings_json: str) -> None:
     os.nice(settings.niceness)
     _warm_up(settings)
     questions, answers = _take_pipes()
-    _limit(settings.memory_bytes_max)
+    _limit(settings)
     _write(answers, READY, b"")
     while len(header := questions.read(QUESTION.size)) == QUESTION.size:
         kind, payload = _serve(questions, header, settings)
@@ -101,11 +104,13 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return questions, answers
 
 
-def _limit(memory_bytes_max: int) -> None:
+def _limit(settings: Settings) -> None:
     with open("/proc/self/statm", "rb") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    # The arena is mapped already, and yet for the evaluations to use.
+    needed = mapped - ARENA_BYTES if settings.engine == "jsonatapy" else mapped
     for limit, value in (
-        (resource.RLIMIT_AS, mapped + memory_bytes_max),
+        (resource.RLIMIT_AS, needed + settings.memory_bytes_max),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),
