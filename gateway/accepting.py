@@ -103,10 +103,10 @@ class Shares:
 
 
 def exceeds(own: int, counts: Sequence[int]) -> bool:
-    """Whether ``own`` connections are more than the least of ``counts`` by so much that others
-    should take the next."""
+    """Whether ``own`` connections are so many more than the least of ``counts`` that others should
+    take the next: of few, any one more."""
     least = min(counts, default=own)
-    return own > least + max(1, least // 8)
+    return own > least + least // 8
 
 
 class Acceptor:
