@@ -1,30 +1,23 @@
 """The connections to one origin: those that are kept open between exchanges, and new ones.
 
-Owns: names, TCP and TLS on the way to a connection, and how long an unused one is kept.
+Owns: TLS, and how long an unused connection is kept.
 Does not know: HTTP, what the connections are used for, how long any of it may take.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
 from functools import cache
-from ipaddress import ip_address
 from typing import Final
 
-import aiohappyeyeballs
-from aiohappyeyeballs import AddrInfoType
-
 from gateway.upstreams.connection import READ_BYTES, Connection
+from gateway.upstreams.dialing import dial
 from gateway.upstreams.outgoing import Origin
 
 #: How long a connection is kept that nobody uses, seconds.
 KEPT_S: Final = 15.0
-#: When the next of several addresses is tried beside one that does not answer (RFC 8305), seconds.
-_NEXT_ADDRESS_S: Final = 0.25
 
 
 @cache
@@ -73,15 +66,9 @@ class Pool:
                 fails, any other where nobody accepts.
             UnicodeError: a name that cannot be one.
         """
-        loop, origin = asyncio.get_running_loop(), self._origin
-        addresses = await self._addresses(loop)
-        try:
-            connected = await aiohappyeyeballs.start_connection(
-                addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S, loop=loop
-            )
-        except RuntimeError as error:  # uvloop, where the socket was closed under it
-            raise OSError(str(error)) from error
-        _, connection = await loop.create_connection(
+        origin = self._origin
+        connected = await dial(origin.host, origin.port)
+        _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self),
             sock=connected,
             ssl=(self._tls or _usual_tls()) if origin.https else None,
@@ -133,17 +120,3 @@ class Pool:
         self._sweeper = (
             loop.call_at(idle[0].idle_since + self._kept_s, self._sweep) if idle else None
         )
-
-    async def _addresses(self, loop: asyncio.AbstractEventLoop) -> Sequence[AddrInfoType]:
-        host, port = self._origin.host, self._origin.port
-        try:
-            address = None if "%" in host else ip_address(host)
-        except ValueError:
-            address = None
-        if address is None:
-            return await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-            )
-        # Nothing to look up, so no thread is asked.
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
