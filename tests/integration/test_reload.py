@@ -254,6 +254,8 @@ async def test_of_many_reloads_in_a_row_the_last_one_wins(tmp_path: Path) -> Non
                 for number in range(20):
                     write(tmp_path, TWO.format(**given, name=f"n{number}"))
                     gateway.tell(signal.SIGHUP)
+                    if number == 0:
+                        await gateway.said(LOADED)
                     await asyncio.sleep(0.01 * (number % 3))
                 await until(
                     lambda: any(
