@@ -200,7 +200,6 @@ class Connection(asyncio.BufferedProtocol):
             and head.keep_alive
             and not (self._parser.surplus or self._sending or self._blocked or self.closed)
         ):
-            self.resume()
             self._keeper.keep(self)
         else:
             self.abort()

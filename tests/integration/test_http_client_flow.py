@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 from collections.abc import Iterator
 from contextlib import aclosing
 
@@ -13,6 +12,7 @@ import pytest
 from gateway.errors import UpstreamFailed
 from gateway.upstreams.outgoing import Body
 from tests.support.http_api import (
+    CHUNKED,
     FLOOD,
     HEAD,
     SMALL,
@@ -36,6 +36,17 @@ from tests.support.scripts import answering
 pytestmark = pytest.mark.usefixtures(nothing_left.__name__)
 
 
+class Counted(Body):
+    """A body that knows how many of its pieces were asked for."""
+
+    taken = 0
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        for piece in super().pieces():
+            self.taken += 1
+            yield piece
+
+
 async def test_a_large_body_arrives_whole_and_its_connection_is_kept() -> None:
     async with remote(answering(b"{}")) as far, api(far.url) as given:
         for _ in range(2):
@@ -45,7 +56,12 @@ async def test_a_large_body_arrives_whole_and_its_connection_is_kept() -> None:
         assert far.open_connections == 1
 
 
-async def test_others_get_their_turn_while_a_large_body_is_sent() -> None:
+#: A large body of few pieces, and one of many.
+BODIES = {"few": large(40), "many": Body("application/json", [b"x" * 100] * 20_000)}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_others_get_their_turn_while_a_large_body_is_sent(body: Body) -> None:
     turns = 0
 
     async def count() -> None:
@@ -56,49 +72,83 @@ async def test_others_get_their_turn_while_a_large_body_is_sent() -> None:
 
     async with remote(answering(b"{}")) as far, api(far.url) as given:
         counting = asyncio.create_task(count())
-        with await post(given, large(40)) as answer:
+        with await post(given, body) as answer:
             await answer.read()
         counting.cancel()
-    assert turns >= 40
+    assert turns >= sum(1 for _ in body.pieces())
 
 
-@pytest.mark.parametrize(
-    ("head", "close"),
-    [(HEAD, False), (HEAD, True), (b"HTTP/1.1 413 Too Large\r\n", False)],
-    ids=["200", "200, closed", "413"],
-)
-async def test_an_answer_that_comes_early_ends_the_sending(head: bytes, close: bool) -> None:
+WHOLE = b'Content-Length: 20\r\n\r\n{"message":"no way"}'
+#: What is answered before the body has been read, whether it is read on, and what is read of it.
+EARLY: dict[str, tuple[bytes, bool, bytes]] = {
+    "whole": (HEAD + WHOLE, True, b'{"message":"no way"}'),
+    "whole, and closed": (HEAD + WHOLE, False, b'{"message":"no way"}'),
+    "begun": (CHUNKED + b"5\r\nhello\r\n", True, b"hello"),
+    "refused": (b"HTTP/1.1 413 Too Large\r\n" + WHOLE, True, b""),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize(("data", "reads", "read"), EARLY.values(), ids=EARLY)
+async def test_an_answer_that_comes_early_ends_the_sending(
+    data: bytes, reads: bool, read: bytes, body: Body
+) -> None:
     over = asyncio.Event()
     received = 0
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal received
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(head + b"Content-Length: 20\r\n\r\n" + b'{"message":"no way"}')
-        while not close and (data := await reader.read(1 << 20)):
-            received += len(data)
-        over.set()
+        writer.write(data)
+        try:
+            while reads and (more := await reader.read(1 << 20)):
+                received += len(more)
+        finally:
+            over.set()
 
     async with listening(early) as url, api(url) as given:
-        if b"413" in head:
+        if not read:
             with pytest.raises(UpstreamFailed, match="answered 413: no way"):
-                await post(given, large(160))
+                await post(given, body)
         else:
-            with await post(given, large(160)) as answer:
-                assert json.loads(await answer.read()) == {"message": "no way"}
+            with await post(given, body) as answer:
+                async with aclosing(answer.pieces()) as pieces:
+                    assert await anext(pieces) == read
+        await over.wait()  # the connection is of no more use
+    assert received < body.length
+
+
+async def test_an_upstream_that_answers_and_reads_nothing_is_heard() -> None:
+    heard = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await settled(lambda: body.taken)
+        writer.write(CHUNKED + b"5\r\nhello\r\n")
+        await heard.wait()
+
+    body = Counted("application/json", large(160).segments, base64=True)
+    async with listening(deaf) as url, api(url) as given:
+        with await post(given, body) as answer:
+            async with aclosing(answer.pieces()) as pieces:
+                assert await anext(pieces) == b"hello"
+        heard.set()
+
+
+async def test_an_upstream_that_hangs_up_and_reads_nothing_is_an_error_at_once() -> None:
+    over = asyncio.Event()
+
+    async def half_closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await settled(lambda: body.taken)
+        writer.write_eof()
         await over.wait()
-    assert received < 160 * 256 * 1024
 
-
-class Counted(Body):
-    """A body that knows how many of its pieces were asked for."""
-
-    taken = 0
-
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        for piece in super().pieces():
-            self.taken += 1
-            yield piece
+    body = Counted("application/json", large(160).segments, base64=True)
+    async with listening(half_closing) as url, api(url) as given:
+        with pytest.raises(UpstreamFailed, match="closed the connection before it answered"):
+            await post(given, body)
+        over.set()
 
 
 async def test_an_upstream_that_does_not_read_holds_the_body_back() -> None:
@@ -132,6 +182,14 @@ async def test_an_answer_that_is_not_taken_holds_the_upstream_back() -> None:
                 taken += [piece async for piece in pieces]
     assert b"".join(taken) == FLOOD
     assert max(map(len, taken)) <= 2 * 64 * 1024
+
+
+async def test_an_answer_that_grows_too_long_is_given_up_on_the_way() -> None:
+    async with remote(flood) as far, api(far.url, answer_bytes_max=1_000_000) as given:
+        with await post(given) as answer, pytest.raises(UpstreamFailed, match="longer than answer"):
+            await answer.read()
+        await until(lambda: far.open_connections == 0)
+        assert len(far.seen[0].body) < 400
 
 
 async def test_a_relay_that_is_paused_holds_the_upstream_back() -> None:

@@ -21,8 +21,8 @@ from gateway.upstreams.outgoing import Body
 from tests.support.leftovers import descriptors
 from tests.support.remote import Peer, Script, Seen
 
-#: Longer than anything here takes, seconds.
-LIMIT_S = 20.0
+#: Longer than anything here takes, and shorter than an idle connection is kept, seconds.
+LIMIT_S = 12.0
 Way = Callable[[Answer], Awaitable[bytes]]
 SMALL = Body("application/json", [b'{"text":"x"}'])
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
