@@ -63,18 +63,16 @@ class Mapper:
             transform, stage = self._transforms.layers_to_request, "layers_to_request"
         else:
             return request
-        return await self._changed(
-            request, transform, stage, layered_view(request, layers).decode()
-        )
+        return await self._changed(request, transform, stage, layered_view(request, layers))
 
     async def _changed(
-        self, request: Request, transform: Measured, stage: str, view: str
+        self, request: Request, transform: Measured, stage: str, view: bytes
     ) -> Request:
         changed = await transform.run(view, self.bindings)
         if changed is None:
             return request
         try:
-            return apply_changes(request, changed)
+            return apply_changes(request, changed.decode())
         except ValueError as error:
             raise self.bad_result(stage, str(error)) from error
 
@@ -82,7 +80,8 @@ class Mapper:
         """What keeps requests together under policy ``weighted``, as JSON text."""
         if actor.sticky is None:
             return None
-        return await actor.sticky.run(layered_view(request, layers).decode(), self.bindings)
+        value = await actor.sticky.run(layered_view(request, layers), self.bindings)
+        return None if value is None else value.decode()
 
     def usual_body(self, kind: str, request: Request) -> Mapping[str, Any] | None:
         """As ``body``, where no expression is needed for it; else ``None``."""
@@ -113,7 +112,7 @@ class Mapper:
                 "text and observation together are longer than transforms.output_bytes_max",
                 code=Code.TOO_LARGE,
             ) from error
-        if mapped is None or not mapped.startswith("{"):
+        if mapped is None or not mapped.startswith(b"{"):
             raise self.bad_result(stage, "it must be an object")
         fields = msgspec.json.decode(mapped, type=dict[str, Raw])
         if reserved := _ADDED_FIELDS.intersection(fields):
@@ -144,23 +143,23 @@ class Mapper:
         """What actors said, as an observation of the execution of that ID."""
         given = {"executionId": execution_id, "responses": responses_value(responses)}
         mapping = self._transforms.responses_to_observation
-        mapped = await mapping.run(msgspec.json.encode(given).decode(), self.bindings)
-        if mapped is None or not mapped.startswith("{"):
+        mapped = await mapping.run(msgspec.json.encode(given), self.bindings)
+        if mapped is None or not mapped.startswith(b"{"):
             raise self.bad_result("responses_to_observation", "it must be an object")
-        return mapped.encode()
+        return mapped
 
     async def transformed(self, observation: bytes) -> bytes:
         """The observation, or what the route's ``observation`` transform makes of it."""
         transform = self._transforms.observation
         if transform is None:
             return observation
-        result = await transform.run(observation.decode(), self.bindings)
-        return b"null" if result is None else result.encode()
+        result = await transform.run(observation, self.bindings)
+        return b"null" if result is None else result
 
     async def json(self, observation: bytes) -> bytes:
         """The observation's JSON view."""
-        result = await self._transforms.observation_to_json.run(observation.decode(), self.bindings)
-        return b"{}" if result is None else result.encode()
+        result = await self._transforms.observation_to_json.run(observation, self.bindings)
+        return b"{}" if result is None else result
 
     async def message(self, observation: bytes, *, final: bool) -> str:
         """The text that stands for an observation where an actor's message is wanted; ``final``:
@@ -169,9 +168,9 @@ class Mapper:
             return _text_of(await self.transformed(observation))
         given = {"observation": Raw(observation), "json": Raw(await self.json(observation))}
         result = await self._transforms.observation_to_message.run(
-            msgspec.json.encode(given).decode(), self.bindings
+            msgspec.json.encode(given), self.bindings
         )
-        return "" if result is None else _text_of(result.encode())
+        return "" if result is None else _text_of(result)
 
     def bad_result(self, stage: str, what: str) -> TransformFailed:
         """The error for an expression whose result cannot be used."""
@@ -211,8 +210,8 @@ def pupau_fields(request: Request) -> dict[str, Any]:
     return fields
 
 
-def _view(request: Request) -> str:
-    return msgspec.json.encode(request_view(request)).decode()
+def _view(request: Request) -> bytes:
+    return msgspec.json.encode(request_view(request))
 
 
 def _text_of(value: bytes) -> str:

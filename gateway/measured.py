@@ -76,25 +76,24 @@ class Measured:
         """See ``Transform.release``."""
         self._inner.release()
 
-    async def run(self, text: str, bindings: Mapping[str, Any]) -> str | None:
-        """As ``evaluate``, but over a large input in a process of its own: the loop goes on.
+    async def run(self, text: bytes, bindings: Mapping[str, Any]) -> bytes | None:
+        """As ``evaluate``, from UTF-8 to UTF-8, but over a large input in a process of its own: the
+        loop goes on.
 
         Raises:
             TransformFailed: as ``evaluate`` does.
             Overloaded: too many wait for such a process.
         """
-        if len(text) < self._large_over and (
-            text.isascii() or len(text.encode()) < self._large_over
-        ):
-            return self.evaluate(text, bindings)
+        if len(text) < self._large_over:
+            result = self.evaluate(text.decode(), bindings)
+            return None if result is None else result.encode()
         began = self._clock()
         try:
-            result = await self._large.evaluate(self._expression, text.encode(), bindings)
+            return await self._large.evaluate(self._expression, text, bindings)
         except TransformFailed as error:
             raise self.failed(error) from error
         finally:
             self._duration.observe(self._clock() - began)
-        return None if result is None else result.decode()
 
     def failed(self, error: TransformFailed) -> TransformFailed:
         """``error`` counted, and worded for whoever has to mend the expression."""

@@ -64,7 +64,8 @@ class CambrionUpstream:
         try:
             answer = _answer_decoder.decode(text)
             observation = bytes(answer.observation)
-            observation.decode()
+            if not observation.isascii():
+                observation.decode()
         except (ValueError, RecursionError) as error:
             raise self._api.invalid(
                 "its answer is not the JSON of {executionId, observation}"
