@@ -1,36 +1,105 @@
 """The text of /metrics.
 
-Owns: in which form a registry is written out, by what the scraper accepts.
+prometheus-client's own writers make several objects for each line. A gateway with hundreds of busy
+pipelines has tens of thousands of lines, and its streams wait meanwhile, so these write a line as
+one text; what comes out is the same to the byte.
+
+Owns: the two formats, the classic one and OpenMetrics, and which of them a scraper gets.
 Does not know: what is measured, or who answers the request.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final, TypeAlias
 
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway.gathered import Family, Labels, Series, Values
+from gateway.metrics import Metrics
+from gateway.sampling import families, series
 
 #: Takes an ``Accept`` header, gives the text and its content type.
 Exposition: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
 
+_CLASSIC: Final = "text/plain"
+_OPEN: Final = "application/openmetrics-text"
+_CONTENT_TYPES: Final = {
+    _CLASSIC: "text/plain; version=0.0.4; charset=utf-8",
+    _OPEN: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+_LE: Final = "le"
 
-def exposition_of(registry: Collector) -> Exposition:
-    """The exposition of what ``registry`` holds whenever it is asked for."""
+_number = lru_cache(4096)(floatToGoString)
+
+
+def exposition_of(metrics: Metrics) -> Exposition:
+    """The exposition of what ``metrics`` hold whenever it is asked for."""
 
     async def expose(accept: str) -> tuple[bytes, str]:
         # Many pipelines make many lines: written in a thread, so that streams go on meanwhile.
-        return await asyncio.to_thread(written, registry, accept)
+        return await asyncio.to_thread(written, families(metrics), series(metrics), accept)
 
     return expose
 
 
-def written(registry: Collector, accept: str) -> tuple[bytes, str]:
-    """What ``registry`` holds now, in the form that ``accept`` asks for, and its content type."""
-    try:
-        encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none; the classic form will do
-        encode, content_type = choose_encoder("")
-    return encode(registry), content_type
+def written(families: Iterable[Family], total: Series, accept: str) -> tuple[bytes, str]:
+    """``total`` as text in the form that ``accept`` asks for, and its content type."""
+    form = _form(accept)
+    lines: list[str] = []
+    for family in families:
+        lines += _head(family, form)
+        lines += _samples(family, total.get(family.name, {}))
+    if form == _OPEN:
+        lines.append("# EOF\n")
+    return "".join(lines).encode(), _CONTENT_TYPES[form]
+
+
+def _form(accept: str) -> str:
+    """The first of the two that ``accept`` names in a version there is."""
+    for each in accept.split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        given = dict(parameter.partition("=")[::2] for parameter in parameters)
+        if name == _CLASSIC:
+            return _CLASSIC
+        if name == _OPEN and given.get("version", "1.0.0").startswith("1."):
+            return _OPEN
+    return _CLASSIC
+
+
+def _head(family: Family, form: str) -> Iterator[str]:
+    name, text = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
+    if form == _OPEN:
+        name, text = name.removesuffix("_total"), text.replace('"', r"\"")
+    yield f"# HELP {name} {text}\n"
+    yield f"# TYPE {name} {family.kind}\n"
+
+
+def _samples(family: Family, series: dict[Labels, Values]) -> Iterator[str]:
+    """The lines of a family. Its labels are written in the order of their names."""
+    name = family.name
+    order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
+    before = [place for place in order if family.labels[place] < _LE]
+    after = [place for place in order if family.labels[place] > _LE]
+    for labels, values in series.items():
+        pairs = [
+            f'{key}="{_escaped(each)}"' for key, each in zip(family.labels, labels, strict=True)
+        ]
+        own = ",".join([pairs[place] for place in order])
+        own = f"{{{own}}}" if own else ""
+        if family.kind != "histogram":
+            yield f"{name}{own} {_number(values[0])}\n"
+            continue
+        start = "".join([pairs[place] + "," for place in before])
+        end = "".join(["," + pairs[place] for place in after])
+        reached = [_number(float(each)) for each in accumulate(values[:-1])]
+        for bound, count in zip(family.bounds, reached, strict=True):
+            yield f'{name}_bucket{{{start}{_LE}="{bound}"{end}}} {count}\n'
+        yield f"{name}_count{own} {reached[-1]}\n{name}_sum{own} {_number(values[-1])}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

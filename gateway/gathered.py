@@ -13,6 +13,7 @@ Does not know: how a process counts, or who asks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
+from operator import add
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -173,4 +174,4 @@ def _sum_up(total: dict[Labels, Values], series: Mapping[Labels, Values]) -> Non
         if held is None:
             total[labels] = values
         else:
-            total[labels] = tuple(map(float.__add__, held, values))
+            total[labels] = tuple(map(add, held, values))

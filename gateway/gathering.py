@@ -18,10 +18,11 @@ from typing import Final
 
 from gateway.config import Config
 from gateway.crew import Worker
+from gateway.exposition import written
 from gateway.gathered import Ledger
 from gateway.link import Ask, Counted, Scraped, Written
 from gateway.metrics import UNNAMED, Metrics
-from gateway.sampling import families, series, text_of
+from gateway.sampling import families, series
 
 #: How long workers may take to tell their counts, seconds.
 ANSWER_S: Final = 0.5
@@ -93,7 +94,7 @@ class Gathering:
         total = self._ledger.total()
         own = series(self._own)
         total.update((name, own.get(name, {})) for name in self._supervised)
-        text, content_type = await asyncio.to_thread(text_of, self._families, total, scraped.accept)
+        text, content_type = await asyncio.to_thread(written, self._families, total, scraped.accept)
         asker.send(Written(scraped.number, text, content_type))
 
     async def _ask(self, workers: Iterable[Worker]) -> None:

@@ -1,26 +1,17 @@
-"""What this process has counted, for the ledger of all; and what all have, as text.
+"""What this process has counted, as ``gathered`` has it.
 
-Owns: reading the families as ``gathered`` has them, in pieces so small that streams go on
-meanwhile; writing them for whoever asks for /metrics.
-Does not know: who asks, or how often.
+Owns: reading the families, where that is to disturb nobody in pieces so small that streams go on
+meanwhile.
+Does not know: who asks, or how often; how it is written down.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Final
 
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
-from gateway.exposition import written
 from gateway.gathered import Change, Family, Labels, Series, Values, change
 from gateway.metrics import Metrics
 from gateway.tallies import Counter, Gauge, Histogram, Spread
@@ -29,8 +20,8 @@ from gateway.tallies import Counter, Gauge, Histogram, Spread
 _AT_A_TIME: Final = 256
 
 
-def families(metrics: Metrics) -> list[Family]:
-    """Every family of ``metrics``."""
+def families(metrics: object) -> list[Family]:
+    """Every family that is an attribute of ``metrics``."""
     found = []
     for each in vars(metrics).values():
         match each:
@@ -51,7 +42,7 @@ def families(metrics: Metrics) -> list[Family]:
     return found
 
 
-def series(metrics: Metrics) -> Series:
+def series(metrics: object) -> Series:
     """The numbers of ``metrics`` as they are now."""
     found: Series = {}
     for name, labels, values in _numbers(metrics):
@@ -59,7 +50,7 @@ def series(metrics: Metrics) -> Series:
     return found
 
 
-def _numbers(metrics: Metrics) -> Iterator[tuple[str, Labels, Values]]:
+def _numbers(metrics: object) -> Iterator[tuple[str, Labels, Values]]:
     for family in vars(metrics).values():
         if isinstance(family, Counter | Gauge | Histogram):
             for labels, one in family.items():
@@ -94,38 +85,3 @@ class Counts:
             new = change(told, found)
             self.took_s = took_s + perf_counter() - began
             return new
-
-
-class _Total(Collector):
-    """Families and their numbers, as prometheus-client reads them."""
-
-    def __init__(self, families: Iterable[Family], total: Series) -> None:
-        self._families = families
-        self._total = total
-
-    def collect(self) -> Iterator[Metric]:
-        """See prometheus-client."""
-        for family in self._families:
-            yield _metric(family, self._total.get(family.name, {}))
-
-
-def text_of(families: Iterable[Family], total: Series, accept: str) -> tuple[bytes, str]:
-    """The text of /metrics in the form that ``accept`` asks for, and its content type."""
-    return written(_Total(families, total), accept)
-
-
-def _metric(family: Family, series: dict[Labels, Values]) -> Metric:
-    if family.kind == "histogram":
-        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, (*counts, total) in series.items():
-            reached, buckets = 0.0, []
-            for bound, count in zip(family.bounds, counts, strict=True):
-                reached += count
-                buckets.append((bound, reached))
-            histogram.add_metric(labels, buckets, total)
-        return histogram
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.help, labels=family.labels)
-    for labels, (value,) in series.items():
-        metric.add_metric(labels, value)
-    return metric

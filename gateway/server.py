@@ -72,7 +72,7 @@ class Gateway:
         self._site = site
         self._metrics = metrics
         self._clock = clock
-        self._exposition = exposition or exposition_of(metrics.registry)
+        self._exposition = exposition or exposition_of(metrics)
         self._running: set[Exchange] = set()
         #: Set when nothing runs any more; made when that is waited for.
         self._idle: asyncio.Event | None = None

@@ -13,6 +13,7 @@ Does not know: what a worker does (``worker``), what is said to it about a confi
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,11 +58,12 @@ Keeper: TypeAlias = asyncio.Task[None]
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A worker's end, and ``how`` it came to it. ``served_s``: ``None`` where it never served, and
-    ``failure`` what it said of that."""
+    """A worker's end, and ``how`` it came to it: ``well`` where it was told to. ``served_s``:
+    ``None`` where it never served, and ``failure`` what it said of that."""
 
     pid: int | None
     how: str
+    well: bool
     served_s: float | None = None
     failure: GatewayError | None = None
 
@@ -222,7 +224,8 @@ class Supervisor:
                 "served_s": None if ended.served_s is None else round(ended.served_s, 3),
                 "restart_in_s": pause_s,
             }
-            logs.events.error("a worker has ended", extra={"fields": fields})
+            level = logging.INFO if ended.well else logging.ERROR
+            logs.events.log(level, "a worker has ended", extra={"fields": fields})
             again = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -237,7 +240,7 @@ class Supervisor:
                 next(self._idents), place, sockets, shares, self._agreement.live
             )
         except OSError as error:
-            return _Ended(None, f"no process: {error.strerror}")
+            return _Ended(None, f"no process: {error.strerror}", well=False)
         if again:
             self._metrics.worker_restarts.labels().inc()
             worker.log("a worker is started")
@@ -255,7 +258,7 @@ class Supervisor:
             self._count()
         served_s = None if worker.since is None else self._loop.time() - worker.since
         how = status_text(status) if worker.failure is None else worker.failure.message
-        return _Ended(worker.pid, how, served_s, worker.failure)
+        return _Ended(worker.pid, how, status == 0, served_s, worker.failure)
 
     def _heard(self, worker: Worker, message: FromWorker) -> None:
         match message:
