@@ -285,15 +285,30 @@ async def test_a_reload_is_live_in_all_workers_or_in_none(tmp_path: Path) -> Non
     assert len([line for line in gateway.log if line["event"] == LOADED]) == 1
 
 
+async def ends(*command: str) -> tuple[int | None, bytes, list[str]]:
+    """Exit code, output and lines of errors of a program, once nobody is left who could write
+    there."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    async with patience():
+        out, errors = await process.communicate()
+    return process.returncode, out, errors.decode().splitlines()
+
+
 @pytest.mark.parametrize(
-    ("event", "taken", "code", "told"),
+    ("event", "taken", "told"),
     [
-        ("$ ~> (", False, 2, "pipelines.chat.transform.event"),
-        ("$", True, 2, "cannot listen on 127.0.0.1:"),
+        ("$ ~> (", False, "pipelines.chat.transform.event"),
+        ("$", True, "cannot listen on 127.0.0.1:"),
     ],
 )
-async def test_what_cannot_start_is_told_once_and_leaves_nothing(
-    event: str, taken: bool, code: int, told: str, tmp_path: Path
+async def test_what_is_wrong_with_a_configuration_is_told_once(
+    event: str, taken: bool, told: str, tmp_path: Path
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -301,16 +316,23 @@ async def test_what_cannot_start_is_told_once_and_leaves_nothing(
         port = other.getsockname()[1] if taken else 0
         path = written(tmp_path, "http://127.0.0.1:1", event=event)
         path.write_text(path.read_text().replace("port: 0", f"port: {port}"))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve", "--config", str(path)),
-            stdout=PIPE,
-            stderr=PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        async with patience():
-            # Both end only when nobody is left who could write there.
-            out, errors = await process.communicate()
-    assert process.returncode == code
-    assert out == b""
-    assert errors.decode().count(told) == 1
-    assert len(errors.splitlines()) == 1
+        code, out, errors = await ends("-m", "gateway", "serve", "--config", str(path))
+    assert (code, out, len(errors)) == (2, b"", 1)
+    assert told in errors[0]
+
+
+async def test_workers_that_end_before_they_serve_are_not_started_for_ever(tmp_path: Path) -> None:
+    broken = tmp_path / "broken" / "gateway"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").touch()
+    (broken / "worker.py").write_text("raise SystemExit(3)\n")
+    path = written(tmp_path, "http://127.0.0.1:1")
+    # They look for their program where the supervisor would.
+    program = (
+        "import sys; import gateway.cli; sys.path.insert(0, sys.argv.pop(1)); gateway.cli.main()"
+    )
+    code, out, errors = await ends(
+        "-c", program, str(broken.parent), "serve", "--config", str(path)
+    )
+    assert (code, out) == (1, b"")
+    assert errors == ["a worker ended with exit code 3 before it served"]

@@ -80,9 +80,7 @@ class Serving:
 
     def children(self) -> set[int]:
         """The processes that it has started."""
-        pid = self.process.pid
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        return {int(child) for child in listed.split()}
+        return children(self.process.pid)
 
     def connections(self, pid: int) -> int:
         """How many connections of clients the process ``pid`` has."""
@@ -102,6 +100,12 @@ def _links(folder: Path) -> Iterator[str]:
             yield os.readlink(each)
         except FileNotFoundError:
             continue  # closed meanwhile
+
+
+def children(pid: int) -> set[int]:
+    """The processes that ``pid`` has started, from its first thread."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return {int(child) for child in listed.split()}
 
 
 def family(pid: int) -> set[int]:
