@@ -288,5 +288,6 @@ def _sandbox_settings(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         "processes": large.processes,
         "waiting_max": large.waiting_max,
         "niceness": 0,
+        "engine_timed": False,
     }
     return common | clients, common | own

@@ -8,6 +8,8 @@ either is replaced while its caller already has the answer.
 The clock of an evaluation starts when a child has been taken for it and covers all that the child
 does: reading the input, evaluating, writing the result. The engine's own limit ends there as well,
 so that most overruns cost no process; a child that has not answered ``GRACE_S`` later is killed.
+For the operator's own expressions, which seldom overrun, the engine need not look at the clock at
+each step, which is a tenth of what it does: an overrun then always costs the child.
 A caller that is cancelled takes its child with it.
 
 Linux only: the children measure themselves in ``/proc`` and ask to die with their parent.
@@ -22,12 +24,10 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -38,16 +38,8 @@ from gateway.errors import (
     RequestRejected,
     TransformFailed,
 )
-from gateway.sandbox_child import (
-    ANSWER,
-    ARENA_BYTES,
-    NOTHING,
-    QUESTION,
-    READY,
-    VALUE,
-    Failure,
-    Settings,
-)
+from gateway.sandbox_child import NOTHING, QUESTION, VALUE, Failure, Settings
+from gateway.sandbox_process import Child, Died, DiedIdle, spawn
 from gateway.transform import Bounds, Engine, exceeded
 
 logger = logging.getLogger(__name__)
@@ -56,16 +48,7 @@ logger = logging.getLogger(__name__)
 GRACE_S: Final = 0.05
 _START_S: Final = 30.0
 _BACK_OFF_S: Final = (0.1, 5.0)
-_CHUNK_BYTES: Final = 64 * 1024
-_FAILURE_BYTES_MAX: Final = 64 * 1024
 _MIB: Final = 1024 * 1024
-# Inputs and results up to this size stay in the C library's heap of a child, free for the next.
-_KEPT_BYTES: Final = 4 * _MIB
-# The parent's module search path stands in for its environment and its site configuration.
-_BOOT: Final = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from gateway.sandbox_child import main; main(sys.argv[1])"
-)
 # How a process dies that ran out of memory or of stack: the allocator aborts, the kernel kills, or
 # the stack runs into what lies beneath it.
 _OUT_OF_MEMORY: Final = frozenset(
@@ -87,6 +70,7 @@ class Sandbox:
         waiting_max: how many callers may wait for a child.
         waiting_s: seconds that each of them may.
         niceness: by how much the children give way to other processes on a busy machine.
+        engine_timed: whether the engine, too, watches the time.
     """
 
     def __init__(
@@ -103,6 +87,7 @@ class Sandbox:
         waiting_max: int,
         waiting_s: float = 5.0,
         niceness: int = 10,
+        engine_timed: bool = True,
     ) -> None:
         self._bounds = Bounds(
             time_s=time_s,
@@ -115,11 +100,12 @@ class Sandbox:
         self._expression_bytes_max = expression_bytes_max
         self._processes = processes
         self._niceness = niceness
+        self._engine_timed = engine_timed
         self._waiting_max = waiting_max
         self._waiting_s = waiting_s
-        self._children: set[_Child] = set()
-        self._idle: list[_Child] = []
-        self._waiting: deque[asyncio.Future[_Child]] = deque()
+        self._children: set[Child] = set()
+        self._idle: list[Child] = []
+        self._waiting: deque[asyncio.Future[Child]] = deque()
         self._keepers: list[asyncio.Task[None]] = []
         self._closing = asyncio.Event()
 
@@ -195,9 +181,9 @@ class Sandbox:
             try:
                 async with asyncio.timeout(self._bounds.time_s + GRACE_S):
                     kind, payload = await child.ask(header + source + variables, text)
-            except _DiedIdle:
+            except DiedIdle:
                 continue
-            except _Died as error:
+            except Died as error:
                 raise self._read_end(child) from error
             except TimeoutError as error:
                 child.kill()
@@ -226,7 +212,7 @@ class Sandbox:
         return source
 
     def _read_answer(
-        self, child: _Child, kind: bytes, payload: bytes, expression: str
+        self, child: Child, kind: bytes, payload: bytes, expression: str
     ) -> bytes | None:
         if kind in (VALUE, NOTHING):
             self._offer(child)
@@ -248,7 +234,7 @@ class Sandbox:
             offset=failure.offset,
         )
 
-    def _read_end(self, child: _Child) -> GatewayError:
+    def _read_end(self, child: Child) -> GatewayError:
         """What it means that ``child`` died over a question."""
         if self._closing.is_set():
             return _shutting_down()
@@ -265,7 +251,7 @@ class Sandbox:
             by_client=True,
         )
 
-    async def _take(self) -> _Child:
+    async def _take(self) -> Child:
         """A child that is free, now or within ``waiting_s``."""
         if self._closing.is_set():
             raise _shutting_down()
@@ -276,7 +262,7 @@ class Sandbox:
                 f"{self._waiting_max} transforms are waiting already",
                 retry_after_s=self._bounds.time_s,
             )
-        future: asyncio.Future[_Child] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         try:
             async with asyncio.timeout(self._waiting_s):
@@ -291,14 +277,14 @@ class Sandbox:
             self._leave(future)
             raise
 
-    def _leave(self, future: asyncio.Future[_Child]) -> None:
+    def _leave(self, future: asyncio.Future[Child]) -> None:
         """Stop waiting; a child that came in the very moment goes to the next."""
         if future in self._waiting:
             self._waiting.remove(future)
         elif not future.cancelled() and future.exception() is None:
             self._offer(future.result())
 
-    def _offer(self, child: _Child) -> None:
+    def _offer(self, child: Child) -> None:
         """Hand ``child`` to whoever has waited longest, or keep it ready."""
         while self._waiting:
             future = self._waiting.popleft()
@@ -307,7 +293,7 @@ class Sandbox:
                 return
         self._idle.append(child)
 
-    async def _keep(self, child: _Child) -> None:
+    async def _keep(self, child: Child) -> None:
         """See to it that a child stands in this one's place until the sandbox is closed."""
         while True:
             await child.gone.wait()
@@ -320,7 +306,7 @@ class Sandbox:
             child = successor
             self._offer(child)
 
-    async def _replace(self) -> _Child | None:
+    async def _replace(self) -> Child | None:
         """A new child, with pauses between failed starts; ``None`` once the sandbox closes."""
         pause, pause_max = _BACK_OFF_S
         while not self._closing.is_set():
@@ -333,23 +319,18 @@ class Sandbox:
                 pause = min(2 * pause, pause_max)
         return None
 
-    async def _spawn(self) -> _Child | None:
+    async def _spawn(self) -> Child | None:
         """Start a child; ``None`` where it did not become ready."""
         settings = Settings(
-            self._engine, self._bounds, self._memory_bytes_max, os.getpid(), self._niceness
+            self._engine,
+            self._bounds,
+            self._memory_bytes_max,
+            os.getpid(),
+            self._niceness,
+            self._engine_timed,
         )
         try:
-            _, child = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Child(self._bounds.output_bytes_max),
-                *(sys.executable, "-I", "-S", "-B", "-c", _BOOT),
-                msgspec.json.encode(settings),
-                *_search_path(),
-                stderr=None,
-                cwd="/",
-                env=_environment(self._engine),
-                # The terminal's Ctrl-C is the gateway's to handle.
-                start_new_session=True,
-            )
+            child = await spawn(settings)
         except OSError as error:
             logger.warning("a child process cannot be started: %s", error)
             return None
@@ -359,7 +340,7 @@ class Sandbox:
         try:
             async with asyncio.timeout(_START_S):
                 await child.ready()
-        except (TimeoutError, _Died):
+        except (TimeoutError, Died):
             child.kill()
             await child.gone.wait()
             self._children.discard(child)
@@ -367,134 +348,6 @@ class Sandbox:
                 logger.warning("a child process did not start: exit status %s", child.exit_status)
             return None
         return child
-
-
-class _Died(Exception):
-    """The child ended before it answered."""
-
-
-class _DiedIdle(_Died):
-    """The child had ended before it was asked, which nobody had noticed yet."""
-
-
-class _Child(asyncio.SubprocessProtocol):
-    """One child process: at most one question at a time."""
-
-    def __init__(self, output_bytes_max: int) -> None:
-        #: Set when the process has ended and been reaped, and its pipes are closed.
-        self.gone = asyncio.Event()
-        self.exit_status: int | None = None
-        self._answer: asyncio.Future[tuple[bytes, bytes]] | None = None
-        self._answer_bytes_max = max(output_bytes_max, _FAILURE_BYTES_MAX)
-        self._received = bytearray()
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def kill(self) -> None:
-        """End the process at once; ``gone`` tells when."""
-        if self._transport.get_returncode() is None and not self.gone.is_set():
-            # Not the transport's own kill: that may reap the process behind the watcher's back.
-            # The watcher may have reaped it already, and be about to say so.
-            with suppress(ProcessLookupError):
-                os.kill(self._transport.get_pid(), signal.SIGKILL)
-
-    async def ready(self) -> None:
-        """Wait for the child's first sign. Raises ``_Died``."""
-        kind, _ = await self._next_answer(b"", b"")
-        if kind != READY:
-            raise _Died
-
-    async def ask(self, question: bytes, text: bytes) -> tuple[bytes, bytes]:
-        """Send a question; the answer's kind and payload. Raises ``_Died``, ``_DiedIdle``."""
-        return await self._next_answer(question, text)
-
-    async def _next_answer(self, question: bytes, text: bytes) -> tuple[bytes, bytes]:
-        if self.gone.is_set():
-            raise _DiedIdle
-        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
-        self._answer = answer
-        try:
-            await self._send(question, text)
-            return await answer
-        finally:
-            self._answer = None
-
-    async def _send(self, question: bytes, text: bytes) -> None:
-        """Write piece by piece, so that a large input neither stops the loop nor is copied."""
-        stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
-        stdin.write(question)
-        if stdin.is_closing():
-            raise _DiedIdle
-        view = memoryview(text)
-        for start in range(0, len(view), _CHUNK_BYTES):
-            await self._writable.wait()
-            if self._answer is None or self._answer.done() or stdin.is_closing():
-                return
-            stdin.write(view[start : start + _CHUNK_BYTES])
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        del fd  # only standard output is piped
-        received = self._received
-        received += data
-        if len(received) < ANSWER.size:
-            return
-        kind, size = ANSWER.unpack_from(received)
-        if size > self._answer_bytes_max or len(received) > ANSWER.size + size:
-            self.kill()
-        elif len(received) == ANSWER.size + size:
-            payload = bytes(memoryview(received)[ANSWER.size :])
-            self._received = bytearray()
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_result((kind, payload))
-            # Whoever is still writing learns that nobody reads any more.
-            self._writable.set()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        del fd, exc  # what it means, the exit status tells
-        self._writable.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self.exit_status = self._transport.get_returncode()
-        self._transport.close()
-        self._writable.set()
-        self.gone.set()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(_Died())
-
-
-def _environment(engine: Engine) -> dict[str, str]:
-    """All that a child sees of the environment: nothing of the gateway's own.
-
-    The settings are those of the two allocators, so that what an evaluation has let go of is there
-    for the next one: taken back by the system each time, its pages cost half as much again as the
-    evaluation. jsonatapy's gets one arena of ``ARENA_BYTES`` and no other: left to itself it
-    reserves a gibibyte of address space at its start and then serves every request from that,
-    below any limit on address space.
-    """
-    environment = {
-        "MIMALLOC_ARENA_RESERVE": "0",
-        "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
-    }
-    if engine == "jsonatapy":
-        environment["MIMALLOC_RESERVE_OS_MEMORY"] = str(ARENA_BYTES)
-    if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
-        environment["LD_LIBRARY_PATH"] = libraries
-    return environment
-
-
-def _search_path() -> list[str]:
-    return [os.path.abspath(entry) for entry in sys.path]
 
 
 def _by_client(error: TransformFailed) -> TransformFailed:

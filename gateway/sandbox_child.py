@@ -18,6 +18,7 @@ import signal
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 from time import monotonic
 from typing import BinaryIO, Final
 
@@ -52,6 +53,7 @@ class Settings:
     memory_bytes_max: int
     parent_pid: int
     niceness: int
+    engine_timed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,8 @@ def _evaluate(
     if remaining <= 0:
         raise exceeded("time", settings.bounds)
     _limit_processor(remaining)
-    transform = compile_expression(
-        expression, bounds=replace(settings.bounds, time_s=remaining), engine=settings.engine
-    )
+    bounds = replace(settings.bounds, time_s=remaining if settings.engine_timed else inf)
+    transform = compile_expression(expression, bounds=bounds, engine=settings.engine)
     return transform.evaluate(text, msgspec.json.decode(bindings) if bindings else None)
 
 

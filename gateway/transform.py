@@ -62,7 +62,11 @@ _PYTHON_FRAMES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one evaluation may take: seconds, stack frames, items of a sequence, bytes of result."""
+    """What one evaluation may take: seconds, stack frames, items of a sequence, bytes of result.
+
+    Without a limit of time (``inf``) the engine does not look at the clock: that is for whoever
+    ends the process instead.
+    """
 
     time_s: float = 1.0
     depth_max: int = 300
@@ -137,7 +141,7 @@ class _Jsonatapy:
         try:
             compiled = jsonatapy.compile(
                 expression,
-                timeout=max(1, ceil(bounds.time_s * 1000)),
+                timeout=_milliseconds(bounds.time_s),
                 max_stack_depth=bounds.depth_max,
                 max_sequence_length=bounds.sequence_max,
             )
@@ -188,12 +192,17 @@ class _Jsonatapy:
         try:
             data = jsonatapy.JsonataData.from_json(text)
             again = self._expression.evaluate_with_data(
-                data, bindings, timeout=max(1, int(left_s * 1000))
+                data, bindings, timeout=_milliseconds(left_s)
             )
         except ValueError:
             return
         if again is None:
             raise _not_json("a function")
+
+
+def _milliseconds(seconds: float) -> int | None:
+    """At least one; ``None`` is no limit."""
+    return max(1, ceil(seconds * 1000)) if isfinite(seconds) else None
 
 
 def _engine_error(error: Exception, bounds: Bounds) -> TransformFailed:

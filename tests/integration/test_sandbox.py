@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from tests.support.sandboxes import (
     TIME_S,
     Watch,
     child_pids,
+    page_faults,
     running,
 )
 from tests.support.timing import Stopwatch
@@ -120,6 +122,30 @@ async def test_an_ordinary_overrun_costs_no_process() -> None:
                 break
         else:
             pytest.fail("every overrun cost a process")
+
+
+async def test_an_overrun_that_the_engine_does_not_watch_for_is_killed() -> None:
+    async with running(engine_timed=False) as sandbox:
+        before = child_pids(os.getpid())
+        with pytest.raises(TransformFailed) as caught:
+            await sandbox.evaluate(ENDLESS, b"{}")
+        assert caught.value.message == "D1012: the expression ran longer than 0.3 s"
+        assert await sandbox.evaluate("1", b"{}") == b"1"
+        assert child_pids(os.getpid()).isdisjoint(before)
+
+
+async def test_an_evaluation_finds_the_memory_that_the_one_before_has_let_go_of() -> None:
+    text = msgspec.json.encode([{"id": str(n), "pages": [n] * 9} for n in range(4000)])
+    async with running(time_s=10) as sandbox:
+        (pid,) = child_pids(os.getpid())
+        faults = []
+        for _ in range(8):
+            before = page_faults(pid)
+            assert await sandbox.evaluate("$sum($.pages)", text) == b"71982000"
+            faults.append(page_faults(pid) - before)
+        assert child_pids(os.getpid()) == {pid}
+    # The first ones also load what they need.
+    assert min(faults) * resource.getpagesize() < len(text) / 2
 
 
 async def test_several_bombs_at_once_leave_every_other_expression_its_turn() -> None:

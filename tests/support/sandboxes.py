@@ -66,6 +66,11 @@ def child_pids(parent: int) -> set[int]:
     return found
 
 
+def page_faults(pid: int) -> int:
+    """How often the process was given a page that it did not have."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
 def is_alive(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
