@@ -21,9 +21,9 @@ from time import monotonic
 from tests.bench import (
     calls,
     machine,
+    measures,
     report,
     resources,
-    results,
     scaling,
     streams,
     transforms,
@@ -47,7 +47,7 @@ SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
 }
 
 
-async def run(names: list[str], *, quick: bool) -> tuple[results.Results, list[str]]:
+async def run(names: list[str], *, quick: bool) -> tuple[measures.Results, list[str]]:
     """Run these scenarios, one after the other; what was found, and which of them broke off."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         rounds, block_s = (3, 0.2) if quick else (9, 0.4)
@@ -64,7 +64,7 @@ async def run(names: list[str], *, quick: bool) -> tuple[results.Results, list[s
                     bench.note(f"It broke off: {type(error).__name__}: {str(error)[-500:]}")
                     bench.broken.append(name)
                 bench.results.took_s[name] = monotonic() - began
-            bench.results.machine = machine.describe()
+            bench.results.machine = machine.describe(bench.cores)
             return bench.results, bench.broken
 
 
@@ -79,9 +79,9 @@ def main() -> int:
     if quick:
         report.show(found)
     else:
-        whole = results.load()
+        whole = measures.load()
         whole.take(found)
-        results.save(whole)
+        measures.save(whole)
         report.main()
     return 1 if broken else 0
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.results import Measure, Results
+from tests.bench.measures import Measure, Results
 
 Figures = list[float] | None
 

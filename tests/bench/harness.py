@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.accounting import cpu_us_each
+from tests.bench.measures import Measure, Results
 from tests.bench.orders import Ordered
 from tests.bench.peers import Peer, Start
 from tests.bench.processes import Cores, Program, end, free_port, listens, running, spawn
-from tests.bench.results import Measure, Results
 
 #: Measures once; figures by their units.
 Take = Callable[[], Awaitable[dict[str, float]]]

@@ -22,9 +22,8 @@ from tests.bench.processes import Cores
 _PACKAGES = ("aiohttp", "httptools", "uvloop", "jsonatapy", "msgspec", "grpcio", "tritonclient")
 
 
-def describe() -> dict[str, str]:
+def describe(cores: Cores) -> dict[str, str]:
     """What the report says that the figures were measured on."""
-    cores = Cores.here()
     used = f"{len(cores.all)}: what is measured on core {cores.proxy}, the load on {cores.load}"
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.goals import series
-from tests.bench.results import Results
+from tests.bench.measures import Results
 
 COLOURS = {
     "gateway": "#c2410c",
@@ -46,6 +46,18 @@ def draw(results: Results, folder: Path) -> list[Path]:
     return [path for path in drawn if path is not None]
 
 
+def _number(value: float, _: object = None) -> str:
+    """As axes and bars have it; the second argument is for matplotlib."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _plain(axis: Any, ticks: list[float]) -> None:
+    """Ticks on a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(importlib.import_module("matplotlib.ticker").FixedLocator(ticks))
+    axis.set_major_formatter(_number)
+    axis.set_minor_locator(importlib.import_module("matplotlib.ticker").NullLocator())
+
+
 def _finish(figure: Any, axes: Any, path: Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -63,7 +75,7 @@ def _by_peer(results: Results, path: Path) -> Path | None:
             ("sse-paced", "event transform", "paced event, transformed"),
         )
         for each in results.of(scenario)
-        if each.case == case and each.unit == "µs"
+        if each.case == case and each.unit == "µs" and each.peer != "direct"
     ]
     if not bars:
         return None
@@ -71,11 +83,12 @@ def _by_peer(results: Results, path: Path) -> Path | None:
     for place, (name, each) in enumerate(reversed(bars)):
         spread = [[each.median - min(each.values)], [max(each.values) - each.median]]
         axes.barh(place, each.median, xerr=spread, color=COLOURS.get(each.peer), ecolor="#334155")
-        axes.text(max(each.values) * 1.06, place, f"{each.median:.3g}", va="center", fontsize=8)
+        axes.text(max(each.values) * 1.06, place, _number(each.median), va="center", fontsize=8)
         axes.text(1.05, place, name, va="center", fontsize=8, color="white", weight="bold")
     axes.set_yticks([])
     axes.set_xscale("log")
     axes.set_xlim(left=1)
+    axes.xaxis.set_major_formatter(_number)
     axes.set_xlabel("µs of CPU each, median and range of the rounds (logarithmic)")
     return _finish(figure, axes, path)
 
@@ -92,6 +105,9 @@ def _against(results: Results, what: str, path: Path) -> Path | None:
         axes.fill_between(sizes, low, high, color=COLOURS[peer], alpha=0.15)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain(axes.xaxis, [size for size, _ in series(results, what, "gateway")])
+    low, high = axes.get_ylim()
+    _plain(axes.yaxis, [n * 10**e for e in range(7) for n in (1, 2, 5) if low < n * 10**e < high])
     axes.set_xlabel(_AXES[what][0])
     axes.set_ylabel("µs of CPU a call")
     axes.legend(frameon=False)

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.goals import GOALS, Goal
+from tests.bench.measures import Results, load
 from tests.bench.processes import ROOT
-from tests.bench.results import Results, load
 
 REPORT = ROOT / "BENCHMARKS.md"
 PLOTS = Path(__file__).parent / "plots"
@@ -33,6 +33,10 @@ _TITLES = {
     "configured": "What the cost must not grow with",
     "growth": "What the cost grows with",
 }
+
+#: Scenarios of which the report also says how many calls there were in a second: of the others that
+#: tells more of the load generator than of what was measured.
+_RATED = frozenset({"same-dialect", "workers"})
 
 _METHOD = """\
 Written by `make bench` from `tests/bench/results/latest.json`; `make bench SCENARIO=name` measures
@@ -91,6 +95,7 @@ def scenario_table(results: Results, scenario: str) -> Iterator[str]:
     rows = [
         (each.case, each.peer, f"{number(each.median)} {each.unit}", spread(each.values))
         for each in results.of(scenario)
+        if each.unit != "calls/s" or scenario in _RATED
     ]
     yield from lines(rows, ("", "", "median", "range"))
     for note in results.notes.get(scenario, []):

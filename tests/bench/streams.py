@@ -20,6 +20,8 @@ STREAMS = 200
 BURST = 5000
 #: Seconds between the opening of paced streams and the first that counts.
 SETTLE_S = 0.3
+#: Rounds of paced streams, which take longer than others.
+PACED_ROUNDS = 7
 #: An event transform that reads every event and changes it.
 EVENT = (peers.DATA / "event.jsonata").read_text()
 
@@ -82,7 +84,7 @@ async def paced(bench: Bench) -> None:
         for name in ("gateway", "node")
         if name in started
     ]
-    await bench.in_turns(turns)
+    await bench.in_turns(turns, rounds=min(bench.rounds, PACED_ROUNDS))
 
 
 def burst(count: int, *, changed: bool = False) -> Call:

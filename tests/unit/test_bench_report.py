@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.goals import GOALS, Goal
+from tests.bench.measures import Measure, Results, load, save
 from tests.bench.report import markdown, verdict
-from tests.bench.results import Measure, Results, load, save
 
 MACHINE = {"processor": "some", "cores": "2"}
 
