@@ -15,7 +15,7 @@ from tests.bench.processes import Program
 
 MANY: Final = 10_000
 OPEN: Final = 5000
-ENTITIES: Final = (1, 10, 100, 400, 1000, 2000, 4000)
+ENTITIES: Final = (1, 10, 100, 400, 1000, 4000)
 EVENTS: Final = (10, 100, 1000, 5000, 10_000)
 CONNECTIONS: Final = (1, 4, 16, 64, 256)
 
