@@ -31,7 +31,8 @@ class RetryBudget:
     def begin(self) -> CallBudget:
         """A call begins; its retries are part of it. Whoever begins it ends it, too."""
         self.calls += 1
-        self._tokens = min(HOLDS, self._tokens + self._share)
+        tokens = self._tokens + self._share
+        self._tokens = tokens if tokens < HOLDS else HOLDS
         return CallBudget(self)
 
     def take(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -18,10 +19,12 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 
 
-def request_id(request: web.BaseRequest) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The ID that the caller gave, if it can be one, else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    given = headers.get("X-Request-Id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(16).hex()
 
 
 def accepts(request: web.BaseRequest, content_type: str) -> bool:

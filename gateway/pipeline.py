@@ -164,8 +164,15 @@ class Run:
             raise RequestRejected("transform: missing; this call needs a JSONata expression")
         if self.mode is Mode.EXECUTE_TRANSFORM:
             await self.services.sandbox.check_syntax(self.request.transform or "")
-        if self.route.answers_once():
-            await self._ask(dialect)
+        only = self.route.only
+        if only is not None and self.route.answers_once():
+            actor = await self._ask(dialect)
+            ready = actor.ready
+            if self.mode is Mode.EXECUTE and ready is not None and only.executes:
+                observation = ready.observation
+                if self.route.transforms.observation is not None:
+                    observation = await self._mapper.transformed(observation)
+                return Result(ready.execution_id or self._execution_id, observation=observation)
         else:
             async with aclosing(self._events(dialect)) as events:
                 async for _ in events:
@@ -188,7 +195,7 @@ class Run:
             return Result(execution_id, view=await self._mapper.json(observation))
         return Result(execution_id, view=await self._own_view(observation))
 
-    async def _ask(self, dialect: Dialect) -> None:
+    async def _ask(self, dialect: Dialect) -> ActorRun:
         """Run the one actor of a route, on its one upstream, for the whole of its answer."""
         actor = await self._only(dialect)
         clock = self.services.clock
@@ -197,6 +204,7 @@ class Run:
             await actor.ask()
         finally:
             self.waited.upstream_s += clock() - asked
+        return actor
 
     async def _only(self, dialect: Dialect) -> ActorRun:
         """The one actor of a route that has no more, ready to run."""

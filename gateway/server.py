@@ -26,9 +26,7 @@ from gateway.exchange import Exchange
 from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
-from gateway.lifting import LiftedText
 from gateway.metrics import Dialect, Metrics, Mode
-from gateway.model import Request
 from gateway.outlet import CLOSED, Outlet, Written
 from gateway.pipeline import Run
 from gateway.protocol import SERVER
@@ -50,7 +48,6 @@ _LAST_WORDS_S: Final = 1.0
 _LAST_ROUNDS: Final = 5
 _UNWIND_S: Final = 0.4
 T = TypeVar("T")
-_Read = Callable[..., Awaitable[bytes | LiftedText]]
 
 
 class Gateway:
@@ -91,20 +88,27 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> Written:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
-        site = self._site
+        site, path = self._site, request.rel_url.raw_path
         exchange = Exchange(
             request,
             site,
-            request_id(request),
+            request_id(request.headers),
             self._clock(),
-            dialect_of(request.rel_url.raw_path),
+            dialect_of(path),
             Outlet(request, site.server.write_timeout_s),
             cast("asyncio.Task[Any]", asyncio.current_task()),
         )
         site.users += 1
         self._running.add(exchange)
         try:
-            return await self._answer(exchange)
+            try:
+                if self._stopped:
+                    raise _shutting_down()
+                target = resolve(request.method, path)
+                exchange.dialect, exchange.mode = target.dialect, target.mode
+                return await self._actions[target.action](exchange, target)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  told and logged
+                return await self._failed(exchange, error)
         except asyncio.CancelledError:
             exchange.leave()
             exchange.outlet.drop()
@@ -120,26 +124,20 @@ class Gateway:
             site.leave()
             exchange.account(self._metrics, self._clock())
 
-    async def _answer(self, exchange: Exchange) -> Written:
-        request = exchange.request
-        try:
-            if self._stopped:
-                raise _shutting_down()
-            target = resolve(request.method, request.rel_url.raw_path)
-            exchange.dialect, exchange.mode = target.dialect, target.mode
-            return await self._actions[target.action](exchange, target)
-        except GatewayError as error:
+    async def _failed(self, exchange: Exchange, error: BaseException) -> Written:
+        """Answer with the error that is being handled, where there is anybody to be answered: else
+        it goes on."""
+        if isinstance(error, GatewayError):
             exchange.fail(error)
             return await self._send_error(exchange, error)
-        except asyncio.CancelledError:
+        if isinstance(error, asyncio.CancelledError):
             ending = exchange.ended()
             if ending is None or exchange.status is not None:
-                raise  # nobody is there, or in mid-answer nothing can be said
+                raise error  # nobody is there, or in mid-answer nothing can be said
             return await self._send_error(exchange, ending)
-        except ConnectionError:
-            raise
-        except Exception:  # noqa: BLE001  the caller gets an answer, the log gets the fault
-            return await self._send_error(exchange, self._internal(exchange))
+        if isinstance(error, ConnectionError):
+            raise error
+        return await self._send_error(exchange, self._internal(exchange))
 
     @property
     def site(self) -> Site:
@@ -221,10 +219,15 @@ class Gateway:
                 "executeSync takes JSON, with the files as base64 in media; it takes no form",
                 code=Code.UNSUPPORTED_MEDIA_TYPE,
             )
-        body = await self._read_body(exchange, read_json)
+        there = arrived(exchange.request, exchange.site.bounds.body_bytes_max)
+        body = await self._read_body(exchange, read_json) if there is None else there
+        exchange.request_bytes = len(body)
         origin = self._origin(exchange, target, caller, stream)
-        request = await _parse(cambrion.parse_request, origin, body)
-        del body  # a long text must not stand beside its media while the run lasts
+        if len(body) < _LARGE_BODY_BYTES:
+            request = cambrion.parse_request(origin, body)
+        else:
+            request = await asyncio.to_thread(cambrion.parse_request, origin, body)
+        del body, there  # a long text must not stand beside its media while the run lasts
         run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
         exchange.actors_failed = run.actors_failed
         if stream:
@@ -244,9 +247,9 @@ class Gateway:
         if stream:
             exchange.mode = Mode.QUERY_STREAM
         route, caller = self._admit(exchange, target)
-        body: bytes | LiftedText | list[Part]
+        bounds = exchange.site.bounds
+        body: bytes | list[Part]
         if request.content_type.startswith("multipart/"):
-            bounds = exchange.site.bounds
             body = await self._timed(
                 exchange,
                 read_form(
@@ -258,9 +261,14 @@ class Gateway:
             )
             exchange.request_bytes = sum(len(part.data) for part in body)
         else:
-            body = await self._read_body(exchange, read_body)
+            there = arrived(request, bounds.body_bytes_max)
+            body = await self._read_body(exchange, read_body) if there is None else there
+            exchange.request_bytes = len(body)
         origin = self._origin(exchange, target, caller, stream)
-        parsed = await _parse(pupau.parse_request, origin, body)
+        if isinstance(body, list) or len(body) < _LARGE_BODY_BYTES:
+            parsed = pupau.parse_request(origin, body)
+        else:
+            parsed = await asyncio.to_thread(pupau.parse_request, origin, body)
         del body
         run = Run(route, parsed, exchange.mode, exchange.site.services, exchange.waited)
         exchange.actors_failed = run.actors_failed
@@ -300,14 +308,10 @@ class Gateway:
             key=caller.name,
         )
 
-    async def _read_body(self, exchange: Exchange, read: _Read) -> bytes | LiftedText:
-        request, bytes_max = exchange.request, exchange.site.bounds.body_bytes_max
-        body: bytes | LiftedText | None = arrived(request, bytes_max)
-        if body is None:
-            reading = read(request, bytes_max=bytes_max, pace=_pace(exchange))
-            body = await self._timed(exchange, reading)
-        exchange.request_bytes = len(body)
-        return body
+    async def _read_body(self, exchange: Exchange, read: Callable[..., Awaitable[T]]) -> T:
+        bytes_max = exchange.site.bounds.body_bytes_max
+        reading = read(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
+        return await self._timed(exchange, reading)
 
     async def _timed(self, exchange: Exchange, reading: Awaitable[T]) -> T:
         """Await the client, and keep the time apart from the gateway's own."""
@@ -491,11 +495,3 @@ def _pace(exchange: Exchange) -> Pace:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("the gateway is shutting down", retry_after_s=1.0)
-
-
-async def _parse(
-    parse: Callable[[Origin, Any], Request], origin: Origin, body: bytes | LiftedText | list[Part]
-) -> Request:
-    if not isinstance(body, list) and len(body) >= _LARGE_BODY_BYTES:
-        return await asyncio.to_thread(parse, origin, body)
-    return parse(origin, body)

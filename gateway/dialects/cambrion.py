@@ -8,6 +8,7 @@ Does not know: HTTP, upstreams, the other dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +40,7 @@ class _ExecuteBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(_ExecuteBody)
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def parse_request(origin: Origin, body: bytes | LiftedText) -> Request:
@@ -66,51 +68,50 @@ def parse_request(origin: Origin, body: bytes | LiftedText) -> Request:
 
 def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]) -> Request:
     """``lifted``: the media that are decoded already, by the JSON text of their elements."""
-    observation = _observation(fields.observation)
+    observation = None if fields.observation is UNSET else _observation(fields.observation)
     execution_id = fields.execution_id or None
     if execution_id is not None:
         raise RequestRejected(
             "executionId: there is no such execution (this gateway keeps none yet); "
             "leave it out and send media, text or an observation"
         )
-    files = [
-        ((lifted and lifted.get(bytes(raw))) or decode_base64(raw, f"media[{index}]"), None)
-        for index, raw in enumerate(fields.media or ())
-    ]
-    text = _present(fields.text)
+    files = []
+    if fields.media:
+        files = [
+            ((lifted and lifted.get(bytes(raw))) or decode_base64(raw, f"media[{index}]"), None)
+            for index, raw in enumerate(fields.media)
+        ]
+    text = None if fields.text is UNSET else fields.text
     if not files and not text and observation is None:
         raise RequestRejected("nothing to run on: send media, text or an observation")
-    parameters = dict(fields.runtime_parameters or {})
-    context = parameters.pop("context", None)
-    if context is not None and not isinstance(context, str):
-        raise RequestRejected("runtimeParameters.context: expected a string")
+    parameters: Mapping[str, Any] = _NOTHING
+    context = None
+    if fields.runtime_parameters:
+        parameters = dict(fields.runtime_parameters)
+        context = parameters.pop("context", None)
+        if context is not None and not isinstance(context, str):
+            raise RequestRejected("runtimeParameters.context: expected a string")
     return Request(
         pipeline=origin.pipeline,
         request_id=origin.request_id,
         text=text,
         context=context,
-        media=make_media(files, origin.media_max),
+        media=make_media(files, origin.media_max) if files else (),
         observation=observation,
-        tag=_present(fields.tag),
+        tag=None if fields.tag is UNSET else fields.tag,
         parameters=parameters,
-        transient=bool(fields.transient),
-        idempotent=bool(fields.idempotent),
-        try_image_conversion=bool(fields.try_image_conversion),
-        try_simple_text=bool(fields.try_simple_text),
-        transform=_present(fields.transform),
+        transient=fields.transient is True,
+        idempotent=fields.idempotent is True,
+        try_image_conversion=fields.try_image_conversion is True,
+        try_simple_text=fields.try_simple_text is True,
+        transform=None if fields.transform is UNSET else fields.transform,
         stream=origin.stream,
         headers=origin.headers,
         key=origin.key,
     )
 
 
-def _present(value: str | UnsetType | None) -> str | None:
-    return None if value is UNSET else value
-
-
-def _observation(raw: Raw | UnsetType) -> bytes | None:
-    if isinstance(raw, UnsetType):
-        return None
+def _observation(raw: Raw) -> bytes | None:
     text = bytes(raw)
     if text == b"null":
         return None

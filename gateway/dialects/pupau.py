@@ -49,7 +49,7 @@ def parse_request(origin: Origin, body: bytes | Sequence[Part]) -> Request:
         request_id=origin.request_id,
         text=text,
         context=context,
-        media=make_media(files, origin.media_max),
+        media=make_media(files, origin.media_max) if files else (),
         stream=origin.stream,
         headers=origin.headers,
         key=origin.key,

@@ -12,10 +12,11 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.errors import RequestRejected
 from gateway.mediatype import detect
@@ -31,8 +32,7 @@ _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]")
 _PIECE_CHARS: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """What is known of a request before its body is read. ``media_max``: the most files it may
     carry; ``headers``: the allow-listed ones; ``key``: the name of the caller's key."""
 
