@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from msgspec import Struct
 
 from gateway import logs
 from gateway.errors import Code, GatewayError, Outcome
@@ -19,6 +20,28 @@ from gateway.fanout import Waited
 from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.outlet import Outlet
 from gateway.site import Site
+
+
+class _Line(Struct, omit_defaults=True):
+    """What the log says of a request; what does not concern it is left out."""
+
+    request_id: str
+    dialect: str
+    mode: str
+    pipeline: str
+    upstream: str | None
+    key: str | None
+    status: int | None
+    outcome: str
+    duration_s: float
+    overhead_s: float
+    request_bytes: int
+    response_bytes: int
+    first_event_s: float | None = None
+    events: int | None = None
+    actors_failed: dict[str, Code] | None = None
+    code: str | None = None
+    error: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -79,30 +102,35 @@ class Exchange:
         series.ended(self.outcome, duration_s, overhead_s, sizes)
         if self.first_event_s is not None:
             series.began(self.first_event_s)
-        fields: dict[str, Any] = {
-            "request_id": self.request_id,
-            "dialect": self.dialect,
-            "mode": self.mode,
-            "pipeline": self.pipeline,
-            "upstream": self.upstream,
-            "key": self.key,
-            "status": self.status,
-            "outcome": self.outcome,
-            "duration_s": round(duration_s, 6),
-            "overhead_s": round(overhead_s, 6),
-            "request_bytes": self.request_bytes,
-            "response_bytes": self.response_bytes,
-        }
+        line = _Line(
+            self.request_id,
+            self.dialect,
+            self.mode,
+            self.pipeline,
+            self.upstream,
+            self.key,
+            self.status,
+            self.outcome,
+            _micro(duration_s),
+            _micro(overhead_s),
+            self.request_bytes,
+            self.response_bytes,
+        )
         if self.first_event_s is not None:
-            fields["first_event_s"] = round(self.first_event_s, 6)
-            fields["events"] = self.events
+            line.first_event_s = _micro(self.first_event_s)
+            line.events = self.events
         if self.actors_failed:
-            fields["actors_failed"] = dict(self.actors_failed)
+            line.actors_failed = dict(self.actors_failed)
         if self.code is not None:
-            fields["code"] = self.code
+            line.code = self.code
             # A rejection's message may quote the request; the others speak of upstreams.
             if self.outcome is not Outcome.REJECTED or self.code is Code.OVERLOADED:
-                fields["error"] = self.message
+                line.error = self.message
         elif self.outlet.dropped is not None:
-            fields["error"] = self.outlet.dropped
-        logs.request(fields)
+            line.error = self.outlet.dropped
+        logs.request(line)
+
+
+def _micro(seconds: float) -> float:
+    """To a millionth: more digits are noise."""
+    return int(seconds * 1e6 + 0.5) / 1e6

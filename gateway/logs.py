@@ -64,13 +64,13 @@ class _Lines:
         self._head = b'","level":"info","event":"request",'
         if worker:
             self._head += msgspec.json.encode(worker)[1:-1] + b","
-        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+        self._encode = msgspec.json.Encoder().encode
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._second = 0
         self._prefix = b""
 
-    def add(self, fields: dict[str, Any]) -> None:
+    def add(self, fields: msgspec.Struct) -> None:
         """One line, to be written within ``_WITHIN_S``."""
         now = time()
         second = int(now)
@@ -144,12 +144,12 @@ class _SharedHandler(_Handler):
 _lines: _Lines | None = None
 
 
-def request(fields: dict[str, Any]) -> None:
-    """Say of a request that has ended what ``fields`` hold."""
+def request(line: msgspec.Struct) -> None:
+    """Say of a request that has ended what the fields of ``line`` hold."""
     if _lines is None:  # nothing was set up: whoever uses this listens to the logger
-        requests.info("request", extra={"fields": fields})
+        requests.info("request", extra={"fields": msgspec.to_builtins(line)})
     else:
-        _lines.add(fields)
+        _lines.add(line)
 
 
 def flush() -> None:

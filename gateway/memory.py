@@ -11,14 +11,17 @@ from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-#: What glibc begins with. Left to itself, it raises both with the largest block that was ever let
-#: go of: such blocks then share the heap with all that is small, which grows around their gaps.
-_BYTES: Final = 128 * 1024
+#: Left to itself, glibc raises both with the largest block that was ever let go of: such blocks
+#: then share the heap with all that is small, which grows around their gaps. Set too low, the
+#: blocks of every answer of middling size are asked of the system one by one, which costs more than
+#: reading them.
+_MMAP_BYTES: Final = 1024 * 1024
+_TRIM_BYTES: Final = 4 * 1024 * 1024
 
 
 def give_back() -> bool:
-    """From now on, blocks of 128 KiB and more are given back as soon as they are let go of, and so
-    is what is free at the heap's end.
+    """From now on, blocks of 1 MiB and more are given back as soon as they are let go of, and so is
+    what is free at the heap's end, where that is more than 4 MiB.
 
     Returns whether the C library knows the settings: glibc does, others are left as they are.
     """
@@ -26,4 +29,4 @@ def give_back() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # no C library by that name, or without this
         return False
-    return all([mallopt(_M_TRIM_THRESHOLD, _BYTES), mallopt(_M_MMAP_THRESHOLD, _BYTES)])
+    return all([mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES), mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)])

@@ -11,6 +11,7 @@ Does not know: what the events mean, what becomes of a stream that fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.eventstream import EventStream
@@ -20,11 +21,14 @@ from gateway.pipeline import Run
 from gateway.sse import encode
 from gateway.upstreams.base import Pushing, Source
 
+_BEFORE_BYTES_MAX: Final = 4096
+
 
 class Relay:
     """The way of one run's events to its caller. ``render`` gives an event's SSE frames."""
 
     __slots__ = (
+        "_before",
         "_busy_s",
         "_clock",
         "_dialect",
@@ -54,6 +58,8 @@ class Relay:
         self._source: Source | None = None
         #: Since when the client is waited for; ``None``: it is not.
         self._held_since: float | None = None
+        #: Frames that wait for an event.
+        self._before = b""
         #: Seconds that were spent on the events themselves, while the upstream was waited for.
         self._busy_s = 0.0
 
@@ -88,9 +94,15 @@ class Relay:
         self._source = source
 
     def frames(self, data: bytes, count: int) -> None:
-        """See ``Sink``. Frames without an event, comments, are not passed on."""
-        if count:
+        """See ``Sink``. What came without an event, such as an ID, is passed on with the next;
+        comments alone are not."""
+        if not count:
+            if data[:1] != b":" and len(self._before) + len(data) <= _BEFORE_BYTES_MAX:
+                self._before += data
+        else:
             began = self._clock()
+            if self._before:
+                data, self._before = self._before + data, b""
             self._run.frames = data
             self._stream.push(data, count)
             if self._held_since is None and self._exchange.outlet.blocked:

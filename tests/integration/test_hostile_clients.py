@@ -26,6 +26,7 @@ upstreams:
   docs: {{kind: cambrion, url: "{url}/v1"}}
   talk: {{kind: pupau, url: "{url}"}}
 pipelines:
+  mapped: {{upstream: docs, pipeline: doc, mappings: {{request_to_cambrion: "{{'text': text}}"}}}}
   doc: {{upstream: docs, timeouts: {{first_event_s: 0.5}}}}
   patient: {{upstream: docs, timeouts: {{first_event_s: 0.2, total_s: 5}}}}
   hasty: {{upstream: docs, timeouts: {{total_s: 0.3}}}}
@@ -94,7 +95,7 @@ async def test_a_text_too_long_for_the_mapping_is_the_callers_error() -> None:
     body = {"text": "x" * 17_000_000}
     async with (
         running(good) as (_, session),
-        session.post("/v1/pipelines/doc/executeSync", json=body) as response,
+        session.post("/v1/pipelines/mapped/executeSync", json=body) as response,
     ):
         assert response.status == 413
         assert "output_bytes_max" in (await response.json())["message"]
