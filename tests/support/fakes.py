@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -72,6 +73,15 @@ class FakeUpstream:
                     yield step
         finally:
             self.closed += 1
+
+    async def call(self, call: Call) -> Event:
+        """The last event of the script."""
+        last: Event | None = None
+        async with aclosing(self.stream(call)) as events:
+            async for event in events:
+                last = event
+        assert last is not None
+        return last
 
     async def definition(self, pipeline: str, request_id: str) -> dict[str, Any]:
         return {"nodes": [], "edges": []}

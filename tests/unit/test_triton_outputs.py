@@ -110,7 +110,7 @@ def test_tensors_that_cannot_be_read_are_the_upstreams_fault(broken: WireTensor)
 def run(made: Call, *responses: list[WireTensor]) -> list[Event]:
     pieces = Pieces(made, "tri")
     fed = [pieces.feed(tensors) for tensors in responses]
-    return [event for event in fed if event is not None] + pieces.finish()
+    return [*(event for event in fed if event is not None), *pieces.finish()]
 
 
 def test_each_response_of_a_stream_is_a_piece() -> None:
