@@ -22,13 +22,13 @@ from gateway.errors import Outcome
 class Media(Struct, frozen=True):
     """One file of a request.
 
-    ``id`` is ``media-1`` and so on in the order of the request; ``data`` the decoded bytes, which
-    may move to another place while they are sent, but stay the same; ``content_type`` what the
-    bytes themselves say (``mediatype.detect``); ``filename`` only where the caller gave one.
+    ``id`` is ``media-1`` and so on in the order of the request; ``data`` the decoded bytes;
+    ``content_type`` what the bytes themselves say (``mediatype.detect``); ``filename`` only where
+    the caller gave one.
     """
 
     id: str
-    data: bytes | memoryview
+    data: bytes
     content_type: str
     filename: str | None = None
 

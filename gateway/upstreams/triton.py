@@ -183,7 +183,6 @@ class TritonUpstream:
     async def _whole(self, call: Call, model: Model) -> Event:
         """All that one call comes to."""
         if not model.decoupled:
-            # No name for the request's tensors: what has been written into a message is let go of.
             tensors = await self._transport.infer(self._inference(call, model))
             return whole_answer(call, tensors, self.name)
         text = []
@@ -217,7 +216,6 @@ class TritonUpstream:
             request_id=call.request.request_id,
             headers=call.request.headers,
             inputs=build_inputs(call, model),
-            media=call.request.media,
             connect_s=call.connect_s,
         )
         if inference.bytes_total > self._request_bytes_max:
@@ -317,7 +315,7 @@ def _transport(
     parts = urlsplit(url)
     scheme = parts.scheme
     try:
-        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+        host, port = parts.hostname, parts.port
     except ValueError as error:
         raise _bad_url(name, url, str(error)) from error
     if scheme not in _DEFAULT_PORTS or not host:
@@ -347,7 +345,8 @@ def _transport(
             [f"upstreams.{name}: {scheme}:// needs the extra 'triton' ({error}); http:// does not"]
         ) from error
     return GrpcTransport(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        host,
+        port or _DEFAULT_PORTS[scheme],
         tls=scheme == "grpcs",
         answer_bytes_max=answer_bytes_max,
         connect_s=connect_s,

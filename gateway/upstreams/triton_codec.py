@@ -25,9 +25,6 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final
 
-#: What the bytes of an element may stand in.
-Buffer = bytes | memoryview
-
 #: Integer datatypes: the letter ``struct`` has for each, and its range.
 _INTEGERS: Final[dict[str, tuple[str, int, int]]] = {
     "UINT8": ("B", 0, 2**8 - 1),
@@ -67,7 +64,7 @@ class Encoded:
     ``segments`` one after the other. Large BYTES elements are segments as they came."""
 
     shape: tuple[int, ...]
-    segments: tuple[Buffer, ...]
+    segments: tuple[bytes, ...]
 
     @property
     def data(self) -> bytes:
@@ -82,8 +79,8 @@ def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encod
         tensor: the tensor's name, for errors.
         datatype: one of ``DATATYPES``.
         dims: the shape the model declares; -1 takes any size.
-        value: a JSON value: nested lists, or a single element. A ``Buffer`` may stand for a BYTES
-            element, and a string of decimal digits for INT64 and UINT64 ones. Dimensions that the
+        value: a JSON value: nested lists, or a single element. ``bytes`` may stand for BYTES
+            elements, and a string of decimal digits for INT64 and UINT64 ones. Dimensions that the
             value lacks count 1, the leading ones first: a single element fits ``[-1]``, ``[1]`` and
             ``[-1, 1]``.
 
@@ -101,7 +98,7 @@ def encode(tensor: str, datatype: str, dims: Sequence[int], value: Any) -> Encod
     return Encoded(fitted, pack(_Elements(tensor, datatype, shape, flat)))
 
 
-def joined(segments: Sequence[Buffer]) -> bytes:
+def joined(segments: Sequence[bytes]) -> bytes:
     """Segments as one, not copied where there is only one."""
     if len(segments) == 1 and isinstance(segments[0], bytes):
         return segments[0]
@@ -239,7 +236,7 @@ def _nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
     return values
 
 
-def _packer(tensor: str, datatype: str) -> Callable[[_Elements], tuple[Buffer, ...]]:
+def _packer(tensor: str, datatype: str) -> Callable[[_Elements], tuple[bytes, ...]]:
     if datatype == "BYTES":
         return _pack_bytes
     if datatype == "BOOL":
@@ -251,9 +248,9 @@ def _packer(tensor: str, datatype: str) -> Callable[[_Elements], tuple[Buffer, .
     raise _unknown(tensor, datatype)
 
 
-def _pack_bytes(elements: _Elements) -> tuple[Buffer, ...]:
-    segments: list[Buffer] = []
-    small: list[Buffer] = []
+def _pack_bytes(elements: _Elements) -> tuple[bytes, ...]:
+    segments: list[bytes] = []
+    small: list[bytes] = []
     for index, value in enumerate(elements.flat):
         try:
             data = _element_bytes(value)
@@ -271,9 +268,9 @@ def _pack_bytes(elements: _Elements) -> tuple[Buffer, ...]:
     return tuple(segments)
 
 
-def _element_bytes(value: Any) -> Buffer | None:
+def _element_bytes(value: Any) -> bytes | None:
     match value:
-        case bytes() | memoryview():
+        case bytes():
             return value
         case str():
             return value.encode()
@@ -289,14 +286,14 @@ def _text(element: bytes) -> str | dict[str, str]:
         return {"base64": b64encode(element).decode()}
 
 
-def _pack_booleans(elements: _Elements) -> tuple[Buffer, ...]:
+def _pack_booleans(elements: _Elements) -> tuple[bytes, ...]:
     for index, value in enumerate(elements.flat):
         if not isinstance(value, bool):
             raise elements.misfit(index, "true or false")
     return (bytes(elements.flat),)
 
 
-def _pack_integers(elements: _Elements) -> tuple[Buffer, ...]:
+def _pack_integers(elements: _Elements) -> tuple[bytes, ...]:
     letter, low, high = _INTEGERS[elements.datatype]
     wide = elements.datatype in ("INT64", "UINT64")
     expected = f"a whole number from {low} to {high}"
@@ -326,7 +323,7 @@ def _whole(value: Any, *, digits: bool) -> int | None:
     return None
 
 
-def _pack_floats(elements: _Elements) -> tuple[Buffer, ...]:
+def _pack_floats(elements: _Elements) -> tuple[bytes, ...]:
     pack = struct.Struct(f"<{_FLOATS[elements.datatype]}").pack
     parts: list[bytes] = []
     for index, value in enumerate(elements.flat):
@@ -397,7 +394,7 @@ def _name(value: Any) -> str:
             return written if len(written) <= 40 else f"a number of {len(written)} digits"
         case str():
             return "text"
-        case bytes() | memoryview():
+        case bytes():
             return "media"
         case list():
             return "a list"

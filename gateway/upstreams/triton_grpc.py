@@ -1,8 +1,7 @@
 """Triton over gRPC.
 
-Owns: one channel for the life of the process, its options, the messages, and what gRPC's codes and
-words mean.
-Does not know: where tensors come from and what becomes of them.
+Owns: the messages, and what gRPC's codes and words, and those of the network before it, mean.
+Does not know: where tensors come from and what becomes of them, what the messages go over.
 """
 
 from __future__ import annotations
@@ -10,56 +9,43 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import suppress
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
-# Its C core writes lines of its own to stderr about what it also reports by exceptions; this is
-# read once, when it is loaded.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
-import grpc.aio
 from google.protobuf import json_format
-from google.protobuf.message import Message
-from msgspec.structs import force_setattr
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from google.protobuf.message import DecodeError, Message
+from tritonclient.grpc import service_pb2
 
-from gateway.model import Media
-from gateway.upstreams.triton_codec import Buffer
+from gateway import __version__
+from gateway.upstreams.grpc_call import CallFailed, Code, Lost, MessageTooLong, NotGrpc
+from gateway.upstreams.grpc_client import Channel, usual_tls
+from gateway.upstreams.http2 import field
 from gateway.upstreams.triton_messages import infer_request
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
 
-_OPTIONS: Final = (
-    # Triton takes a connection for an attacker's that is pinged more than every five minutes while
-    # a model works in silence, and closes it with the calls on it.
-    ("grpc.keepalive_time_ms", 310_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.max_pings_without_data", 0),
-    # A Triton that comes back is found at once; gRPC's own steps go up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.dns_min_time_between_resolutions_ms", 500),
-    # How much may be sent is bounded before a message is made.
-    ("grpc.max_send_message_length", -1),
-    # No proxies from the environment.
-    ("grpc.enable_http_proxy", 0),
-)
-
 _STATUSES: Final = {
-    grpc.StatusCode.NOT_FOUND: Status.NOT_FOUND,
-    grpc.StatusCode.INVALID_ARGUMENT: Status.INVALID_ARGUMENT,
-    grpc.StatusCode.UNIMPLEMENTED: Status.UNIMPLEMENTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Status.DEADLINE,
-    grpc.StatusCode.UNAUTHENTICATED: Status.UNAUTHORIZED,
-    grpc.StatusCode.PERMISSION_DENIED: Status.UNAUTHORIZED,
+    Code.NOT_FOUND: Status.NOT_FOUND,
+    Code.INVALID_ARGUMENT: Status.INVALID_ARGUMENT,
+    Code.UNIMPLEMENTED: Status.UNIMPLEMENTED,
+    Code.DEADLINE_EXCEEDED: Status.DEADLINE,
+    Code.UNAUTHENTICATED: Status.UNAUTHORIZED,
+    Code.PERMISSION_DENIED: Status.UNAUTHORIZED,
+    Code.UNAVAILABLE: Status.UNAVAILABLE,
 }
-#: What gRPC says of a call that took longer than the time it was given here.
-_OUT_OF_TIME: Final = "Deadline Exceeded"
+#: What a call can end with that is not the project's.
+_FAILURES: Final = (
+    CallFailed,
+    DecodeError,
+    Lost,
+    MessageTooLong,
+    NotGrpc,
+    OSError,
+    UnicodeError,
+)
 _SERVICE: Final = "/inference.GRPCInferenceService/"
-#: A message from this size on is put together in a thread, where it does not hold up the loop.
-_LARGE_BYTES: Final = 1024 * 1024
 _METADATA_KEY: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
 _METADATA_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
@@ -68,7 +54,7 @@ class GrpcTransport:
     """See ``Transport``.
 
     Args:
-        target: ``host:port``.
+        host, port: where it is, without brackets.
         tls: whether to encrypt, trusting the usual authorities.
         answer_bytes_max: the longest message that is received, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
@@ -76,180 +62,159 @@ class GrpcTransport:
     """
 
     def __init__(
-        self, target: str, *, tls: bool, answer_bytes_max: int, connect_s: float, control_s: float
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: bool,
+        answer_bytes_max: int,
+        connect_s: float,
+        control_s: float,
     ) -> None:
-        options = [*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max)]
-        self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
-            if tls
-            else grpc.aio.insecure_channel(target, options=options)
+        self._channel = channel = Channel(
+            host,
+            port,
+            tls=usual_tls() if tls else None,
+            agent=f"pipeline-gateway/{__version__}",
+            message_bytes_max=answer_bytes_max,
         )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # The messages that carry tensors are written here and not by the generated classes.
-        self._infer = self._channel.unary_unary(
-            f"{_SERVICE}ModelInfer",
-            response_deserializer=service_pb2.ModelInferResponse.FromString,
-        )
-        self._stream = self._channel.stream_stream(
-            f"{_SERVICE}ModelStreamInfer",
-            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )
+        self._infer = channel.method(f"{_SERVICE}ModelInfer")
+        self._stream = channel.method(f"{_SERVICE}ModelStreamInfer")
         self._connect_s = connect_s
         self._control_s = control_s
         self._answer_bytes_max = answer_bytes_max
 
     async def ready(self) -> bool:
         """See ``Transport.ready``."""
-        answer = await self._control(self._stub.ServerReady, service_pb2.ServerReadyRequest(), "")
+        answer = service_pb2.ServerReadyResponse()
+        await self._control("ServerReady", service_pb2.ServerReadyRequest(), answer, "")
         return bool(answer.ready)
 
     async def metadata(self, model: str, request_id: str) -> Any:
         """See ``Transport.metadata``."""
+        answer = service_pb2.ModelMetadataResponse()
         request = service_pb2.ModelMetadataRequest(name=model)
-        return _as_json(await self._control(self._stub.ModelMetadata, request, request_id))
+        await self._control("ModelMetadata", request, answer, request_id)
+        return _as_json(answer)
 
     async def config(self, model: str, request_id: str) -> Any:
         """See ``Transport.config``."""
+        answer = service_pb2.ModelConfigResponse()
         request = service_pb2.ModelConfigRequest(name=model)
-        return _as_json((await self._control(self._stub.ModelConfig, request, request_id)).config)
+        await self._control("ModelConfig", request, answer, request_id)
+        return _as_json(answer.config)
 
-    async def _control(self, method: Any, request: Message, request_id: str) -> Any:
-        await self._connect(self._connect_s)
-        metadata = _metadata(request_id, {})
+    async def _control(self, name: str, request: Message, answer: Message, request_id: str) -> None:
+        """Ask anything but an inference; ``answer`` is filled in."""
+        method = self._channel.method(_SERVICE + name)
         try:
-            return await self._answer(method(request, metadata=metadata, timeout=self._control_s))
-        except Refused as refused:
-            if refused.said != _OUT_OF_TIME:
-                raise
-            raise Refused(
-                Status.DEADLINE, f"sent nothing within {self._control_s:g} s"
-            ) from refused
+            async with asyncio.timeout(self._control_s) as limit:
+                data = await self._channel.unary(
+                    method,
+                    _metadata(request_id, {}),
+                    [request.SerializeToString()],
+                    connect_s=self._connect_s,
+                )
+            answer.ParseFromString(data)
+        except _FAILURES as error:
+            if limit.expired():
+                said = f"sent nothing within {self._control_s:g} s"
+                raise Refused(Status.DEADLINE, said) from error
+            raise self._translated(error, self._connect_s) from error
 
     async def infer(self, inference: Inference) -> list[WireTensor]:
         """See ``Transport.infer``."""
-        await self._connect(inference.connect_s)
-        metadata = _metadata(inference.request_id, inference.headers)
-        message = await _message(inference)
-        del inference  # and with it the inputs, which the message has now
-        return _tensors(await self._answer(self._infer(message, metadata=metadata)))
+        try:
+            data = await self._channel.unary(
+                self._infer,
+                _metadata(inference.request_id, inference.headers),
+                _message(inference),
+                connect_s=inference.connect_s,
+            )
+            return _tensors(service_pb2.ModelInferResponse.FromString(data))
+        except _FAILURES as error:
+            raise self._translated(error, inference.connect_s) from error
 
     async def stream(self, inference: Inference) -> AsyncGenerator[list[WireTensor]]:
         """See ``Transport.stream``. Closing it cancels the inference."""
-        await self._connect(inference.connect_s)
-        metadata = _metadata(inference.request_id, inference.headers)
-        message = await _message(inference, final_response=True)
-        del inference
-        call = self._stream(metadata=metadata)
+        messages = self._channel.stream(
+            self._stream,
+            _metadata(inference.request_id, inference.headers),
+            _message(inference, final_response=True),
+            connect_s=inference.connect_s,
+        )
         try:
-            # A call that is over before it was written to tells why when it is read.
-            with suppress(asyncio.InvalidStateError):
-                await self._answer(call.write(message))
-                await self._answer(call.done_writing())
-            while True:
-                response = await self._answer(call.read())
-                if response is grpc.aio.EOF:
-                    return
-                if response.error_message:
-                    raise Refused(Status.IN_STREAM, response.error_message)
-                answer = response.infer_response
-                if answer.outputs:
-                    yield _tensors(answer)
-                if _is_final(answer):
-                    return
-        finally:
-            call.cancel()
+            async with aclosing(messages):
+                async for data in messages:
+                    response = service_pb2.ModelStreamInferResponse.FromString(data)
+                    if response.error_message:
+                        raise Refused(Status.IN_STREAM, response.error_message)
+                    answer = response.infer_response
+                    if answer.outputs:
+                        yield _tensors(answer)
+                    if _is_final(answer):
+                        return
+        except _FAILURES as error:
+            raise self._translated(error, inference.connect_s) from error
 
     async def close(self) -> None:
         """See ``Transport.close``."""
         await self._channel.close()
 
-    async def _connect(self, connect_s: float) -> None:
-        """Wait while a connection is being made. Whether it was, the call itself then tells."""
-        waiting = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
-        state = self._channel.get_state(try_to_connect=True)
-        if state not in waiting:
-            return
-        try:
-            async with asyncio.timeout(connect_s):
-                while state in waiting:
-                    await self._channel.wait_for_state_change(state)
-                    state = self._channel.get_state(try_to_connect=True)
-        except TimeoutError as error:
-            raise Refused(
-                Status.DEADLINE, f"no connection within {connect_s:g} s (connect_s)"
-            ) from error
-
-    async def _answer(self, call: Awaitable[Any]) -> Any:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise self._refused(error.code(), error.details() or "") from error
-
-    def _refused(self, code: grpc.StatusCode, details: str) -> Refused:
-        """The one place where gRPC's codes become the project's."""
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-            return Refused(
-                Status.TOO_LARGE,
-                f"its answer is longer than answer_bytes_max ({self._answer_bytes_max} bytes)",
-            )
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED or is_busy(details):
-            return Refused(Status.BUSY, details)
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return _unavailable(details)
-        if code is grpc.StatusCode.CANCELLED:
-            return Refused(Status.BROKEN, "broke off")
-        return Refused(_STATUSES.get(code, Status.INTERNAL), details)
+    def _translated(self, error: Exception, connect_s: float) -> Refused:
+        """The one place where what is not the project's becomes it."""
+        match error:
+            case CallFailed():
+                return _refused(error.code, error.said)
+            case Lost():
+                status, said = Status.BROKEN, "broke off in mid-answer"
+            case MessageTooLong():
+                bound = f"answer_bytes_max ({self._answer_bytes_max} bytes)"
+                status, said = Status.TOO_LARGE, f"its answer is longer than {bound}"
+            case DecodeError():
+                status, said = Status.UNREADABLE, "its answer is no message of Triton's"
+            case TimeoutError(errno=None):
+                said = f"no connection within {connect_s:g} s (connect_s)"
+                status = Status.DEADLINE
+            # What the network says names addresses, which are nobody's business.
+            case socket.gaierror() | UnicodeError():
+                status, said = Status.UNREACHABLE, "its host name does not resolve"
+            case ssl.SSLError():
+                status, said = Status.UNREACHABLE, "TLS failed"
+            case OSError():
+                reason = f" ({os.strerror(error.errno)})" if error.errno else ""
+                status, said = Status.UNREACHABLE, f"cannot be reached{reason}"
+            case _:
+                status, said = Status.UNREADABLE, str(error)
+        return Refused(status, said)
 
 
-def _unavailable(details: str) -> Refused:
-    """The network's refusals and Triton's own share a code. The network's words name addresses,
-    which are nobody's business."""
-    if "failed to connect to all addresses" in details:
-        for reason in ("Connection refused", "No route to host", "Network is unreachable"):
-            if reason in details:
-                return Refused(Status.UNREACHABLE, f"cannot be reached ({reason})")
-        return Refused(Status.UNREACHABLE, "cannot be reached")
-    if "errors resolving" in details or "DNS resolution failed" in details:
-        return Refused(Status.UNREACHABLE, "its host name does not resolve")
-    if any(words in details for words in ("Connection reset", "Socket closed", "GOAWAY")):
-        return Refused(Status.BROKEN, "broke off in mid-answer")
-    return Refused(Status.UNAVAILABLE, details)
+def _refused(code: Code, said: str) -> Refused:
+    """What gRPC's codes mean."""
+    if code is Code.RESOURCE_EXHAUSTED or is_busy(said):
+        return Refused(Status.BUSY, said)
+    if code is Code.CANCELLED:
+        return Refused(Status.BROKEN, "broke off")
+    return Refused(_STATUSES.get(code, Status.INTERNAL), said)
 
 
-def _metadata(request_id: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+def _metadata(request_id: str, headers: Mapping[str, str]) -> bytes:
+    """The fields of a header block for what is let through of ``headers``, and the ID."""
     pairs = {**headers, "x-request-id": request_id}
-    return [
-        (key, value)
+    return b"".join(
+        field(key.encode(), value.encode())
         for key, value in pairs.items()
         if value and _METADATA_KEY.fullmatch(key) and _METADATA_VALUE.fullmatch(value)
-    ]
+    )
 
 
-async def _message(inference: Inference, *, final_response: bool = False) -> bytes:
-    """The request as it is sent: the one copy that is made of its tensors."""
-    segments = infer_request(
+def _message(inference: Inference, *, final_response: bool = False) -> list[bytes]:
+    return infer_request(
         inference.model.name,
         inference.request_id,
         inference.inputs,
         final_response=final_response,
     )
-    if inference.bytes_total < _LARGE_BYTES:
-        return b"".join(segments)
-    return await asyncio.to_thread(_joined, segments, inference.media)
-
-
-def _joined(segments: list[Buffer], media: Sequence[Media]) -> bytes:
-    """``segments`` as one message, in which the ``media`` among them find their bytes from now on:
-    while it is sent, they need not stand in memory twice."""
-    message = b"".join(segments)
-    whole, at = memoryview(message), 0
-    for segment in segments:
-        for item in media:
-            if item.data is segment:
-                force_setattr(item, "data", whole[at : at + len(segment)])
-        at += len(segment)
-    segments.clear()  # a pool's thread lets go of what it was given only when it runs again
-    return message
 
 
 def _tensors(answer: Any) -> list[WireTensor]:

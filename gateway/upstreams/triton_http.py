@@ -24,7 +24,7 @@ import msgspec
 
 from gateway.errors import Code, EventTooLarge, RequestRejected
 from gateway.sse import Decoder, is_event_stream
-from gateway.upstreams.triton_codec import Buffer, TensorError, decode, encode
+from gateway.upstreams.triton_codec import TensorError, decode, encode
 from gateway.upstreams.triton_wire import (
     Inference,
     InputTensor,
@@ -170,7 +170,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def _post(
-        self, inference: Inference, action: str, segments: list[Buffer], headers: dict[str, str]
+        self, inference: Inference, action: str, segments: list[bytes], headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         length = sum(map(len, segments))
         async with self._request(
@@ -238,7 +238,7 @@ async def _read_control(response: aiohttp.ClientResponse) -> bytes:
     return await _read(response, _CONTROL_BYTES_MAX, bound)
 
 
-async def _send(segments: Sequence[Buffer]) -> AsyncIterator[memoryview]:
+async def _send(segments: Sequence[bytes]) -> AsyncIterator[memoryview]:
     """The segments as they are, in pieces small enough not to hold up others."""
     for segment in segments:
         view = memoryview(segment)

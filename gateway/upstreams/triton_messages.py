@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from gateway.upstreams.triton_codec import Buffer
 from gateway.upstreams.triton_wire import InputTensor
 
 # Each field's number and wire type (2: a length, then so many bytes), as its first byte.
@@ -31,7 +30,7 @@ _SHAPE: Final = b"\x1a"
 
 def infer_request(
     model: str, request_id: str, inputs: Iterable[InputTensor], *, final_response: bool = False
-) -> list[Buffer]:
+) -> list[bytes]:
     """A ``ModelInferRequest`` as segments, to be sent as one.
 
     ``final_response`` asks for an empty last response of a decoupled model.
@@ -42,7 +41,7 @@ def infer_request(
     head = [_field(_MODEL_NAME, model.encode()), _field(_ID, request_id.encode())]
     if final_response:
         head.append(_EMPTY_FINAL_RESPONSE)
-    contents: list[Buffer] = []
+    contents: list[bytes] = []
     for tensor in inputs:
         head.append(_input(tensor.name, tensor.datatype, tensor.shape))
         contents.append(_RAW_INPUT_CONTENTS + _varint(tensor.size))

@@ -15,8 +15,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from gateway.errors import Code, UpstreamFailed, UpstreamTimeout
-from gateway.model import Media
-from gateway.upstreams.triton_codec import Buffer, joined
+from gateway.upstreams.triton_codec import joined
 from gateway.upstreams.triton_model import Model
 
 _SENTENCE_CHARS_MAX: Final = 300
@@ -39,7 +38,7 @@ class InputTensor(Struct, frozen=True):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    segments: tuple[Buffer, ...]
+    segments: tuple[bytes, ...]
     size: int
 
     @property
@@ -50,14 +49,12 @@ class InputTensor(Struct, frozen=True):
 
 class Inference(Struct, frozen=True):
     """One request to run ``model``. ``headers`` are those of the caller's request that are let
-    through, names in lower case; ``media`` are the files of which some may be among the inputs;
-    ``connect_s`` bounds the wait for a connection, seconds."""
+    through, names in lower case; ``connect_s`` bounds the wait for a connection, seconds."""
 
     model: Model
     request_id: str
     headers: Mapping[str, str]
     inputs: Sequence[InputTensor]
-    media: tuple[Media, ...]
     connect_s: float
 
     @property

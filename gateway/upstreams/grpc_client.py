@@ -1,0 +1,364 @@
+"""gRPC to one server: calls side by side on one connection, which is made anew when it is lost.
+
+Owns: the connection, its keep-alive and the turns of those it has no room for, and calls that are
+asked once more because nobody heard them.
+Does not know: what a message holds, what a status means for whom.
+
+A call costs the loop one write and one or two reads: there is no thread behind it, as there is
+behind grpcio's, no task, and no copy of a large message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from functools import cache
+from typing import Final, cast
+
+from gateway.upstreams.dialing import dial
+from gateway.upstreams.grpc_call import Call, Lost, NotGrpc, framed
+from gateway.upstreams.http2 import Http2, Http2Error, field
+
+#: Triton takes a connection for an attacker's that is pinged more than every five minutes while a
+#: model works in silence, and closes it with the calls on it.
+KEEPALIVE_S: Final = 310.0
+#: How long an answer to that may take, and whatever is sent to be acknowledged, seconds.
+_KEEPALIVE_ANSWER_S: Final = 20.0
+
+
+@cache
+def usual_tls() -> ssl.SSLContext:
+    """The system's authorities are trusted; made once, for that reads hundreds."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+class Channel:
+    """One server.
+
+    Args:
+        host: without brackets.
+        tls: how to encrypt, such as ``usual_tls()``; left out, not at all.
+        agent: how the gateway names itself.
+        message_bytes_max: the longest message that is received, bytes.
+        keepalive_s: a connection on which a call waits and nothing has come for so many seconds is
+            pinged.
+        keepalive_answer_s: and closed where nothing comes after so many more.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        agent: str,
+        message_bytes_max: int,
+        keepalive_s: float = KEEPALIVE_S,
+        keepalive_answer_s: float = _KEEPALIVE_ANSWER_S,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._message_bytes_max = message_bytes_max
+        self._keepalive = (keepalive_s, keepalive_answer_s)
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # POST, and http or https, are in HTTP/2's own table.
+        self._before = b"\x83" + (b"\x86" if tls is None else b"\x87")
+        self._after = b"".join(
+            (
+                field(b":authority", authority.encode()),
+                field(b"te", b"trailers"),
+                field(b"content-type", b"application/grpc"),
+                field(b"user-agent", agent.encode()),
+                field(b"grpc-accept-encoding", b"identity"),
+            )
+        )
+
+    def method(self, path: str) -> bytes:
+        """What ``unary`` and ``stream`` call by: the part of a header block that is the same for
+        every call of ``path``."""
+        return self._before + field(b":path", path.encode()) + self._after
+
+    async def unary(
+        self, method: bytes, metadata: bytes, message: Sequence[bytes], *, connect_s: float
+    ) -> bytes:
+        """Call ``method`` with one message, given in segments, for one message. Cancelling this
+        cancels the call. ``metadata``: fields of a header block.
+
+        Raises:
+            TimeoutError: no connection within ``connect_s`` seconds.
+            OSError: none could be made: ``socket.gaierror`` where the name does not resolve,
+                ``ssl.SSLError`` where TLS fails.
+            CallFailed, Lost, MessageTooLong, NotGrpc: the call did not succeed.
+        """
+        body = framed(message)
+        for last_try in (False, True):
+            connection = await self._usable(connect_s)
+            call = Call(connection, self._message_bytes_max, whole=True)
+            connection.start(call, method + metadata, body)
+            try:
+                while not call.ended:
+                    await call.wait()
+            finally:
+                connection.cancel(call)
+            if call.failure is None:
+                if len(call.messages) != 1:
+                    raise NotGrpc(f"answered a call with {len(call.messages)} messages")
+                return call.messages[0]
+            if last_try or not call.unheard:
+                raise call.failure
+        raise AssertionError  # the second try is the last
+
+    async def stream(
+        self, method: bytes, metadata: bytes, message: Sequence[bytes], *, connect_s: float
+    ) -> AsyncGenerator[bytes]:
+        """As ``unary``, for any number of messages, as they arrive. Closing it cancels the call;
+        the server is held back while nobody takes them."""
+        body = framed(message)
+        for last_try in (False, True):
+            connection = await self._usable(connect_s)
+            call = Call(connection, self._message_bytes_max, whole=False)
+            connection.start(call, method + metadata, body)
+            try:
+                while True:
+                    while call.messages:
+                        yield call.take()
+                    if call.ended:
+                        break
+                    await call.wait()
+            finally:
+                connection.cancel(call)
+            if call.failure is None:
+                return
+            if last_try or not call.unheard:
+                raise call.failure
+
+    async def close(self) -> None:
+        """Close the connection, whatever runs on it."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _usable(self, connect_s: float) -> _Connection:
+        """A connection that has room for another call."""
+        connection = self._connection
+        if connection is None or not connection.usable:
+            connection = await self._connected(connect_s)
+        while not connection.has_room:
+            await connection.turn()
+            if not connection.usable:
+                connection = await self._connected(connect_s)
+        return connection
+
+    async def _connected(self, connect_s: float) -> _Connection:
+        """The connection, made by the first who needs it."""
+        async with asyncio.timeout(connect_s), self._connecting:
+            connection = self._connection
+            if connection is None or not connection.usable:
+                connection = self._connection = await self._connect()
+            return connection
+
+    async def _connect(self) -> _Connection:
+        connected = await dial(self._host, self._port)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            answer_ms = int(self._keepalive[1] * 1000)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, answer_ms)
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(*self._keepalive),
+            sock=connected,
+            ssl=self._tls,
+            server_hostname=None if self._tls is None else self._host.rstrip("."),
+        )
+        try:
+            await connection.settled()
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, and the calls on it."""
+
+    def __init__(self, keepalive_s: float, keepalive_answer_s: float) -> None:
+        self._http2 = Http2()
+        self._keepalive_s = keepalive_s
+        self._keepalive_answer_s = keepalive_answer_s
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._settled: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._watch: asyncio.TimerHandle | None = None
+        #: When something last came, and when it was last pinged for that, by the loop's time.
+        self._heard_at = 0.0
+        self._going_on = False
+        self._closed = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls can still be begun."""
+        return not (self._closed or self._http2.going)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the server bears another call now."""
+        return len(self._http2.streams) < self._http2.streams_max
+
+    async def settled(self) -> None:
+        """Once the server has spoken. Raises OSError, NotGrpc."""
+        await self._settled
+
+    async def turn(self) -> None:
+        """Once there may be room, or the connection is of no more use."""
+        turn = self._loop.create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_turns()  # to whoever is next
+            raise
+
+    def start(self, call: Call, block: bytes, body: Sequence[bytes]) -> None:
+        """Begin ``call``."""
+        self._http2.start(call, block, body)
+        self._flush()
+        if self._watch is None:
+            self._heard_at = self._loop.time()
+            self._watch = self._loop.call_later(self._keepalive_s, self._look)
+
+    def cancel(self, call: Call) -> None:
+        """Nobody wants ``call`` any more, if it still runs."""
+        if call.open and not self._closed:
+            self._http2.cancel(call)
+            self._flush()
+            self._changed()
+
+    def taken(self, call: Call, count: int) -> None:
+        """See ``Http2.taken``."""
+        self._http2.taken(call, count)
+        self._flush()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._closed = True
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Close it, and return once it is."""
+        self.abort()
+        await self._gone
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP, and TLS where it is asked for, are done."""
+        self._transport = cast("asyncio.Transport", transport)
+        encrypted = transport.get_extra_info("ssl_object")
+        if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
+            self._settled.set_exception(ssl.SSLError("the server does not speak HTTP/2"))
+            self.abort()
+            return
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self._heard_at = self._loop.time()
+        try:
+            self._http2.feed(data)
+        except Http2Error as error:
+            self._break_off(NotGrpc(f"does not speak HTTP/2 as it should: {error}"))
+            return
+        if self._http2.settled and not self._settled.done():
+            self._settled.set_result(None)
+        self._flush()
+        self._changed()
+
+    def eof_received(self) -> None:
+        """The server sends nothing more; the transport closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is closed, by either side."""
+        self._closed = True
+        self._break_off(Lost())
+        if self._watch is not None:
+            self._watch.cancel()
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        """What was written does not go out as fast as it comes."""
+        self._http2.blocked = True
+
+    def resume_writing(self) -> None:
+        """It has gone out."""
+        self._http2.blocked = False
+        self._flush()
+
+    def _break_off(self, failure: Exception) -> None:
+        """Nothing more can come."""
+        self.abort()
+        if not self._settled.done():
+            if isinstance(failure, Lost):
+                failure = OSError(errno.ECONNRESET, "closed before it had spoken")
+            self._settled.set_exception(failure)
+            self._settled.exception()  # nobody has to wait for it
+        for call in tuple(self._http2.streams.values()):
+            cast("Call", call).end(failure)
+        self._http2.streams.clear()
+        self._give_turns()
+
+    def _flush(self) -> None:
+        if self._closed:
+            return
+        out = self._http2.take()
+        if out:
+            self._transport.write(out)
+        if not self._going_on and self._http2.more:
+            # What is left of a large body, when others have had their turn.
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._flush()
+
+    def _changed(self) -> None:
+        """A call may have ended."""
+        if self._http2.going and not self._http2.streams:
+            self._closed = True
+            self._transport.close()
+        if self._turns:
+            self._give_turns()
+
+    def _give_turns(self) -> None:
+        room = len(self._turns)
+        if self.usable:
+            room = self._http2.streams_max - len(self._http2.streams)
+        while self._turns and room > 0:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
+
+    def _look(self) -> None:
+        """Whether the server still lives, where a call waits for it."""
+        self._watch = None
+        if self._closed or not self._http2.streams:
+            return
+        quiet_s = self._loop.time() - self._heard_at
+        wait_s = self._keepalive_s - quiet_s
+        if wait_s <= 0:
+            if self._http2.pinged:
+                self._break_off(Lost())
+                return
+            self._http2.ping()
+            self._flush()
+            wait_s = self._keepalive_answer_s
+        self._watch = self._loop.call_later(wait_s, self._look)
