@@ -166,7 +166,11 @@ class Mapper:
         it is the whole run's, so that the route's ``observation`` transform applies."""
         if final and self._transforms.observation is not None:
             return _text_of(await self.transformed(observation))
-        given = {"observation": Raw(observation), "json": Raw(await self.json(observation))}
+        view = await self.json(observation)
+        usual = self._route.config.mappings.observation_to_message is None
+        if usual and (said := usual_message(view)) is not None:
+            return said
+        given = {"observation": Raw(observation), "json": Raw(view)}
         result = await self._transforms.observation_to_message.run(
             msgspec.json.encode(given), self.bindings
         )
@@ -208,6 +212,13 @@ def pupau_fields(request: Request) -> dict[str, Any]:
     if request.context is not None:
         fields["context"] = request.context
     return fields
+
+
+def usual_message(view: bytes) -> str | None:
+    """What ``transforms/observation_to_message.jsonata`` makes of an observation whose JSON view is
+    ``view``, where that is an object that is not empty, as nearly always; else ``None``: what there
+    is to say then, the engine finds."""
+    return view.decode() if view.startswith(b"{") and view != b"{}" else None
 
 
 def _view(request: Request) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import default_mapping
-from gateway.mapping import cambrion_fields, pupau_fields
+from gateway.mapping import cambrion_fields, pupau_fields, usual_message
 from gateway.model import Media, Request, request_view
 from gateway.transform import Bounds, compile_expression
 
@@ -59,6 +59,21 @@ def test_a_cambrion_body_is_the_same_with_and_without_the_engine(request: Reques
 @given(requests(TEXT))
 def test_a_pupau_body_is_the_same_with_and_without_the_engine(request: Request) -> None:
     assert written(pupau_fields(request)) == mapped("request_to_pupau", request)
+
+
+@given(OBJECTS.filter(bool))
+def test_a_message_is_the_same_with_and_without_the_engine(view: dict[str, Any]) -> None:
+    json = msgspec.json.encode(view)
+    given = msgspec.json.encode({"observation": {"mediaContents": []}, "json": msgspec.Raw(json)})
+    mapping = default_mapping("observation_to_message").text
+    result = compile_expression(mapping, bounds=Bounds()).evaluate(given.decode())
+    assert usual_message(json) is not None
+    assert msgspec.json.decode(usual_message(json) or "") == msgspec.json.decode(result or "")
+
+
+@pytest.mark.parametrize("view", [b"{}", b"[]", b'""', b"null", b"[1]", b'"x"', b"1"])
+def test_of_a_view_that_is_no_object_the_engine_makes_the_message(view: bytes) -> None:
+    assert usual_message(view) is None
 
 
 @pytest.mark.parametrize("number", ["9007199254740993", "1e400", "0.1000000000000000055"])
