@@ -104,7 +104,7 @@ class Outlet:
 
     def __init__(self, request: web.BaseRequest, timeout_s: float) -> None:
         self._request = request
-        self._protocol = request.protocol
+        self._protocol = cast("Connection", request.protocol)
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -126,7 +126,7 @@ class Outlet:
     @property
     def blocked(self) -> bool:
         """Whether the client has so much yet to take that nothing more should be written."""
-        return self._protocol.writing_paused
+        return self._protocol.blocked
 
     @property
     def unsent(self) -> int:
@@ -168,7 +168,10 @@ class Outlet:
 
     def piece(self, data: bytes) -> None:
         """Write a piece of it."""
-        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
         """Write its end."""
@@ -213,7 +216,7 @@ class Outlet:
         """Call ``go_on`` once the client has taken so much that more may be written."""
         self._watch()
         self._freed = go_on
-        cast("Connection", self._protocol).when_free = self._go_on
+        self._protocol.when_free = self._go_on
 
     def _go_on(self) -> None:
         freed = self._freed
@@ -225,7 +228,7 @@ class Outlet:
         """Wait for the client no more."""
         self._unwatch()
         self._freed = None
-        cast("Connection", self._protocol).when_free = None
+        self._protocol.when_free = None
 
     async def flushed(self) -> None:
         """Return once all of the answer is out of the gateway's hands: a client that reads no more

@@ -40,6 +40,7 @@ class Connection(RequestHandler):
         "_head_since",
         "_head_timer",
         "_last_body",
+        "blocked",
         "when_free",
     )
 
@@ -52,6 +53,8 @@ class Connection(RequestHandler):
         self._head_arriving = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
+        #: Whether the client has so much yet to take that nothing more should be written.
+        self.blocked = False
         #: Called once, when the client has taken so much that more may be written.
         self.when_free: Callable[[], None] | None = None
 
@@ -83,9 +86,15 @@ class Connection(RequestHandler):
             self._head_arriving = True
             self._await_head()
 
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        super().pause_writing()
+        self.blocked = True
+
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
+        self.blocked = False
         if self.when_free is not None:
             self.when_free()
 

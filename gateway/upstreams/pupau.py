@@ -81,9 +81,11 @@ class PupauUpstream:
                 reader = _TextReader(self)
 
             def feed(piece: bytes) -> None:
-                reader.push(piece, sink)
-                if reader.finished:
+                if reader.push(piece, sink):
                     answer.finish()
+
+            def rest(piece: bytes) -> None:
+                reader.push(piece, sink)
 
             sink.begin(answer)
             try:
@@ -93,7 +95,7 @@ class PupauUpstream:
                     # failure, and it is soon given up.
                     with suppress(TimeoutError, UpstreamFailed):
                         async with asyncio.timeout(_END_S):
-                            await answer.relay(lambda piece: reader.push(piece, sink))
+                            await answer.relay(rest)
                 sink.feed(reader.end())
             except EventTooLarge as error:
                 raise self._api.invalid(error.message) from error
@@ -204,8 +206,10 @@ class _EventReader:
         if silent:  # a comment, or a part of an event: the upstream is alive all the same
             yield _ALIVE
 
-    def push(self, piece: bytes, sink: Sink) -> None:
+    def push(self, piece: bytes, sink: Sink) -> bool:
+        """Hand on what ``piece`` holds. Whether the last layer has ended."""
         sink.feed(self.feed(piece))
+        return self.finished
 
     def end(self) -> list[Event]:
         if self.finished:
@@ -219,7 +223,7 @@ class _TextReader(_EventReader):
     """A stream's bytes as the JSON texts of its events; only one that may be the last is parsed, to
     know how the run ended."""
 
-    def push(self, piece: bytes, sink: Sink) -> None:
+    def push(self, piece: bytes, sink: Sink) -> bool:
         texts: list[bytes] = []
         try:
             for frame in self._decoder.feed(piece):
@@ -236,6 +240,7 @@ class _TextReader(_EventReader):
                 sink.feed((event,))
         finally:  # those before an event that cannot be read are still passed on
             sink.texts(texts)
+        return self.finished
 
     def _check(self, text: bytes) -> None:
         try:
@@ -264,11 +269,13 @@ class _FrameReader:
         if count and b'"last"' in data:
             self._last = self._last_of(data) or self._last
 
-    def push(self, piece: bytes, sink: Sink) -> None:
+    def push(self, piece: bytes, sink: Sink) -> bool:
+        """See ``_EventReader.push``."""
         data, count = self._splitter.feed(piece)
         sink.frames(data, count)
         if count and b'"last"' in data:
             self._last = self._last_of(data) or self._last
+        return self._last is not None
 
     def _last_of(self, data: bytes) -> LayerFinished | None:
         for frame in reversed(Decoder(len(data) + 1).feed(data)):
