@@ -165,6 +165,7 @@ class Outlet:
         else:
             self.closing = True  # nothing else says where it ends
         self._write(self._head(status, fields))
+        self._protocol.rest()
 
     def piece(self, data: bytes) -> None:
         """Write a piece of it."""

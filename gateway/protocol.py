@@ -69,9 +69,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio."""
         super().connection_lost(exc)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self.rest()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio. What comes when no body is due, and does not complete a head, begins one."""
@@ -114,6 +112,13 @@ class Connection(RequestHandler):
         super().close()
         if idle:
             self.force_close()
+
+    def rest(self) -> None:
+        """An answer begins that may take long: no timer is kept for the connection meanwhile. The
+        next head that begins sets it again."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _await_head(self) -> None:
         self._head_since = self._loop.time()
