@@ -141,6 +141,8 @@ class Mapper:
 
     async def observation(self, responses: tuple[ActorResponse, ...], execution_id: str) -> bytes:
         """What actors said, as an observation of the execution of that ID."""
+        if self._route.config.mappings.responses_to_observation is None:
+            return usual_observation(responses, execution_id)
         given = {"executionId": execution_id, "responses": responses_value(responses)}
         mapping = self._transforms.responses_to_observation
         mapped = await mapping.run(msgspec.json.encode(given), self.bindings)
@@ -212,6 +214,37 @@ def pupau_fields(request: Request) -> dict[str, Any]:
     if request.context is not None:
         fields["context"] = request.context
     return fields
+
+
+def usual_observation(responses: tuple[ActorResponse, ...], execution_id: str) -> bytes:
+    """As ``cambrion_fields``, for ``transforms/responses_to_observation.jsonata``."""
+    contents = [
+        {
+            "id": response.actor_id,
+            "mediaId": response.actor_id,
+            "documentPages": [
+                {
+                    "page": 1,
+                    "document": {
+                        "id": response.actor_id,
+                        "entities": [
+                            {
+                                "id": f"{response.actor_id}-1",
+                                "block": {"text": response.message},
+                                "label": response.actor_id,
+                                "layoutType": "LINE",
+                            }
+                        ],
+                    },
+                }
+            ],
+            "rawText": response.message,
+        }
+        for response in responses
+    ]
+    return msgspec.json.encode(
+        {"executionId": execution_id, "mediaContents": contents, "documents": []}
+    )
 
 
 def usual_message(view: bytes) -> str | None:

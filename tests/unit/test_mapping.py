@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import default_mapping
-from gateway.mapping import cambrion_fields, pupau_fields, usual_message
-from gateway.model import Media, Request, request_view
+from gateway.dialects.events import responses_value
+from gateway.mapping import cambrion_fields, pupau_fields, usual_message, usual_observation
+from gateway.model import ActorResponse, Media, Request, request_view
 from gateway.transform import Bounds, compile_expression
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -59,6 +60,22 @@ def test_a_cambrion_body_is_the_same_with_and_without_the_engine(request: Reques
 @given(requests(TEXT))
 def test_a_pupau_body_is_the_same_with_and_without_the_engine(request: Request) -> None:
     assert written(pupau_fields(request)) == mapped("request_to_pupau", request)
+
+
+RESPONSES = st.lists(st.builds(ActorResponse, actor_id=TEXT, message=TEXT), max_size=3).map(tuple)
+
+
+@given(RESPONSES, TEXT)
+def test_an_observation_is_the_same_with_and_without_the_engine(
+    responses: tuple[ActorResponse, ...], execution_id: str
+) -> None:
+    given = {"executionId": execution_id, "responses": responses_value(responses)}
+    mapping = default_mapping("responses_to_observation").text
+    result = compile_expression(mapping, bounds=Bounds()).evaluate(
+        msgspec.json.encode(given).decode()
+    )
+    made = usual_observation(responses, execution_id)
+    assert msgspec.json.decode(made) == msgspec.json.decode(result or "")
 
 
 @given(OBJECTS.filter(bool))
