@@ -199,7 +199,7 @@ class _Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         #: When something last came, and when it was last pinged for that, by the loop's time.
         self._heard_at = 0.0
-        self._going_on = False
+        self._flushing = False
         self._closed = False
 
     @property
@@ -230,7 +230,7 @@ class _Connection(asyncio.Protocol):
     def start(self, call: Call, block: bytes, body: Sequence[bytes]) -> None:
         """Begin ``call``."""
         self._http2.start(call, block, body)
-        self._flush()
+        self._flush_soon()
         if self._watch is None:
             self._heard_at = self._loop.time()
             self._watch = self._loop.call_later(self._keepalive_s, self._look)
@@ -239,13 +239,13 @@ class _Connection(asyncio.Protocol):
         """Nobody wants ``call`` any more, if it still runs."""
         if call.open and not self._closed:
             self._http2.cancel(call)
-            self._flush()
+            self._flush_soon()
             self._changed()
 
     def taken(self, call: Call, count: int) -> None:
         """See ``Http2.taken``."""
         self._http2.taken(call, count)
-        self._flush()
+        self._flush_soon()
 
     def abort(self) -> None:
         """Close it at once."""
@@ -320,13 +320,18 @@ class _Connection(asyncio.Protocol):
         out = self._http2.take()
         if out:
             self._transport.write(out)
-        if not self._going_on and self._http2.more:
-            # What is left of a large body, when others have had their turn.
-            self._going_on = True
-            self._loop.call_soon(self._go_on)
+        if self._http2.more:  # of a large body, when others have had their turn
+            self._flush_soon()
 
-    def _go_on(self) -> None:
-        self._going_on = False
+    def _flush_soon(self) -> None:
+        """Send when all that is ready to run now has had its say: calls that begin together go out
+        in one write, which costs more than all else about them."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
         self._flush()
 
     def _changed(self) -> None:
