@@ -101,7 +101,9 @@ class Channel:
         """
         body = framed(message)
         for last_try in (False, True):
-            connection = await self._usable(connect_s)
+            connection = self._connection
+            if connection is None or not connection.has_room:
+                connection = await self._usable(connect_s)
             call = Call(connection, self._message_bytes_max, whole=True)
             connection.start(call, method + metadata, body)
             try:
@@ -124,7 +126,9 @@ class Channel:
         the server is held back while nobody takes them."""
         body = framed(message)
         for last_try in (False, True):
-            connection = await self._usable(connect_s)
+            connection = self._connection
+            if connection is None or not connection.has_room:
+                connection = await self._usable(connect_s)
             call = Call(connection, self._message_bytes_max, whole=False)
             connection.start(call, method + metadata, body)
             try:
@@ -148,14 +152,12 @@ class Channel:
 
     async def _usable(self, connect_s: float) -> _Connection:
         """A connection that has room for another call."""
-        connection = self._connection
-        if connection is None or not connection.usable:
+        while True:
             connection = await self._connected(connect_s)
-        while not connection.has_room:
-            await connection.turn()
-            if not connection.usable:
-                connection = await self._connected(connect_s)
-        return connection
+            if connection.has_room:
+                return connection
+            if connection.usable:
+                await connection.turn()
 
     async def _connected(self, connect_s: float) -> _Connection:
         """The connection, made by the first who needs it."""
@@ -209,8 +211,9 @@ class _Connection(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether the server bears another call now."""
-        return len(self._http2.streams) < self._http2.streams_max
+        """Whether a call can be begun now."""
+        http2 = self._http2
+        return self.usable and len(http2.streams) < http2.streams_max
 
     async def settled(self) -> None:
         """Once the server has spoken. Raises OSError, NotGrpc."""

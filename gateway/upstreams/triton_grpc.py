@@ -200,12 +200,18 @@ def _refused(code: Code, said: str) -> Refused:
 
 def _metadata(request_id: str, headers: Mapping[str, str]) -> bytes:
     """The fields of a header block for what is let through of ``headers``, and the ID."""
-    pairs = {**headers, "x-request-id": request_id}
-    return b"".join(
-        field(key.encode(), value.encode())
-        for key, value in pairs.items()
-        if value and _METADATA_KEY.fullmatch(key) and _METADATA_VALUE.fullmatch(value)
-    )
+    written = b""
+    if request_id and _METADATA_VALUE.fullmatch(request_id):
+        written = field(b"x-request-id", request_id.encode())
+    for key, value in headers.items():
+        if (
+            value
+            and key != "x-request-id"
+            and _METADATA_KEY.fullmatch(key)
+            and _METADATA_VALUE.fullmatch(value)
+        ):
+            written += field(key.encode(), value.encode())
+    return written
 
 
 def _message(inference: Inference, *, final_response: bool = False) -> list[bytes]:
@@ -218,11 +224,12 @@ def _message(inference: Inference, *, final_response: bool = False) -> list[byte
 
 
 def _tensors(answer: Any) -> list[WireTensor]:
-    if len(answer.raw_output_contents) != len(answer.outputs):
+    outputs, contents = answer.outputs, answer.raw_output_contents
+    if len(contents) != len(outputs):
         raise Refused(Status.UNREADABLE, "its answer's tensors are not in the binary form")
     return [
         WireTensor(output.name, output.datatype, tuple(output.shape), data)
-        for output, data in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        for output, data in zip(outputs, contents, strict=True)
     ]
 
 

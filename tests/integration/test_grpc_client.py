@@ -427,6 +427,14 @@ async def test_a_server_that_goes_away_still_answers_what_it_heard() -> None:
         assert len(server.connections) == 2
 
 
+async def test_a_server_that_goes_away_at_once_is_not_asked_but_the_next_one_is() -> None:
+    async with http2_server(answer) as server, channel(server.port) as made:
+        server.leaving = 2
+        assert await ask(made) == b"hi"
+        assert len(server.connections) == 3
+        assert server.calls == 1
+
+
 async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_that() -> None:
     async with http2_server(answer, mute=True) as server, channel(server.port) as made:
         calls = (ask(made, connect_s=0.1) for _ in range(3))

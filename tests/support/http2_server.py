@@ -78,6 +78,10 @@ class Connection(asyncio.Protocol):
             return
         self.h2.initiate_connection()
         self.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: self._server.at_once})
+        if self._server.leaving:
+            self._server.leaving -= 1
+            self.h2.close_connection(ErrorCodes.NO_ERROR, last_stream_id=0)
+            self.deaf = True
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -110,12 +114,14 @@ class Connection(asyncio.Protocol):
 
 
 class Server:
-    """Answers each call by ``script``."""
+    """Answers each call by ``script``; the first ``leaving`` connections are told at once that it
+    goes away."""
 
     def __init__(self, script: Script, *, at_once: int, mute: bool) -> None:
         self.script = script
         self.at_once = at_once
         self.mute = mute
+        self.leaving = 0
         self.port = 0
         self.connections: list[Connection] = []
         self.calls = 0
