@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Final, TextIO
@@ -69,6 +70,7 @@ class _Lines:
         self._held_bytes = 0
         self._second = 0
         self._prefix = b""
+        self._failing = False
 
     def add(self, fields: msgspec.Struct) -> None:
         """One line, to be written within ``_WITHIN_S``."""
@@ -100,14 +102,25 @@ class _Lines:
             text = b"".join(self._held)
             self._held.clear()
             self._held_bytes = 0
-            self._stream.buffer.write(text)
-            self._stream.flush()
+            self._write(text)
 
     def _divide(self, line: dict[str, Any]) -> None:
         self.flush()
         for part in divided(line, _PIPE_BYTES - 1):
-            self._stream.buffer.write(part + b"\n")
+            self._write(part + b"\n")
+
+    def _write(self, text: bytes) -> None:
+        try:
+            self._stream.buffer.write(text)
             self._stream.flush()
+            self._failing = False
+        except OSError as error:
+            # A full disk, or a reader that has gone: whoever logs is not to suffer from it. It is
+            # told once, where it still can be.
+            if not self._failing:
+                with suppress(OSError):
+                    print(f"the log cannot be written: {error}", file=sys.stderr, flush=True)
+            self._failing = True
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from tests.support.raw import raw
+from tests.support.raw import request as written
 from tests.support.remote import Remote, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import cambrion_script, pupau_script
+from tests.support.serving import ROOT
+from tests.support.timing import patience
 
 KEY = "cli-ent-secr3t"
 CONFIG = f"""
@@ -267,3 +275,32 @@ async def test_the_log_has_one_line_a_request_without_bodies(
     assert lines[0]["key"] == "team"
     assert lines[0]["request_bytes"] == len(json.dumps(body))
     assert "private" not in str(lines)
+
+
+async def test_a_log_that_nobody_takes_costs_no_caller_an_answer(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(CONFIG.format(cambrion="http://127.0.0.1:1", pupau="http://127.0.0.1:1"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "serve", "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for text in process.stdout:
+                line = json.loads(text)
+                if line["event"] == "listening":
+                    break
+            process.stdout.close()
+            async with raw(f"http://127.0.0.1:{line['port']}") as caller, patience():
+                # So many lines that they are written while requests are answered, too.
+                await caller.send(written("/healthz") * 59)
+                await caller.send(written("/healthz", None, "Connection: close"))
+                answers = await caller.read_all()
+        finally:
+            process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert answers.count(b"HTTP/1.1 ") == answers.count(b"HTTP/1.1 200 OK") == 60
+    assert said.count(b"the log cannot be written: [Errno 32] Broken pipe") == 1
