@@ -33,6 +33,8 @@ class Deadlines(Struct, frozen=True):
 
 
 _NEVER: Final = float("inf")
+#: When the timer of a watch that is over goes off: no moment is earlier, so none is set any more.
+_OVER: Final = float("-inf")
 
 
 class Watch:
@@ -138,7 +140,8 @@ class Watch:
         return UpstreamTimeout(f"upstream {self._upstream}: {what} within {limit_s:g} s ({key})")
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, for good: a source that was held back may be let go on later."""
+        self._due = _OVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

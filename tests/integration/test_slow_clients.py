@@ -29,6 +29,10 @@ upstreams:
 pipelines:
   plain: {{upstream: far, timeouts: {{idle_s: 0.3}}}}
   touched: {{upstream: far, transform: {{event: "$"}}}}
+  grown:
+    upstream: far
+    timeouts: {{idle_s: 0.3}}
+    transform: {{event: '$merge([$, {{"pad": $pad("", 1000000, "x")}}])'}}
   doc: {{upstream: docs}}
 """
 STREAM = request("/pipelines/plain/queries?sse=true", {"request": "x"})
@@ -136,6 +140,20 @@ async def test_a_client_that_reads_slowly_is_not_dropped_and_gets_everything() -
                 await asyncio.sleep(0.05)
         assert time.monotonic() - began > 2
         assert received > 6_000_000
+
+
+async def test_no_limit_counts_once_the_upstream_has_said_all() -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.answer(frames(EVENTS), content_type="text/event-stream")  # one read
+
+    async with running(script, "write_timeout_s: 60") as (_, base), raw(base) as caller:
+        asked = "/pipelines/grown/queries?sse=true"
+        await caller.send(request(asked, {"request": "x"}, "Connection: close"))
+        await caller.read(1)
+        await asyncio.sleep(0.8)  # longer than the upstream may say nothing
+        text = await caller.read_all()
+    assert text.endswith(b"\r\n0\r\n\r\n")
+    assert text.count(b'"pad"') == len(EVENTS)
 
 
 async def test_a_client_that_is_waited_for_gets_no_pings() -> None:
