@@ -105,6 +105,11 @@ class Answer:
         """Whether nothing more will come of it."""
         return self._complete or self.error is not None
 
+    @property
+    def unread(self) -> bool:
+        """Whether there is something that nobody has taken, or may still be."""
+        return bool(self._held) or not self.ended
+
     async def read(self) -> bytes:
         """The whole body, inflated, of at most ``answer_bytes_max`` bytes.
 
@@ -133,7 +138,7 @@ class Answer:
             inflater = Inflater(coding) if coding else None
             while self._held or not self.ended:
                 if not self._held:
-                    self.resume()
+                    self._read_on()
                     await self.wait()
                     continue
                 data = self._take()
@@ -163,7 +168,7 @@ class Answer:
         if self._coding():
             await self._relay_inflated(feed)
             return
-        self.resume()
+        self._read_on()
         self._finished = False
         self._feed = feed
         if self._held:
@@ -279,6 +284,12 @@ class Answer:
         if isinstance(error, GatewayError):
             raise error
         raise self._source.failure(error) from error
+
+    def _read_on(self) -> None:
+        """There is room for more, and where whoever takes it has paused it, it waits all the same:
+        it may be paused from one ``relay`` to the next."""
+        if self._channel is not None and not self._paused:
+            self._channel.resume()
 
     def _coding(self) -> str:
         """How it is compressed; empty where it is not."""

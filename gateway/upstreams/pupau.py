@@ -90,7 +90,7 @@ class PupauUpstream:
             sink.begin(answer)
             try:
                 await answer.relay(feed)
-                if not answer.ended:
+                if answer.unread:
                     # The run is complete, so that the rest breaks off or goes on for ever is no
                     # failure, and it is soon given up.
                     with suppress(TimeoutError, UpstreamFailed):

@@ -211,6 +211,25 @@ async def test_a_relay_that_is_paused_holds_the_upstream_back() -> None:
     assert b"".join(taken) == FLOOD
 
 
+async def test_a_relay_that_was_finished_while_it_was_paused_stays_so() -> None:
+    taken: list[bytes] = []
+    async with remote(flood) as far, api(far.url) as given:
+        with await post(given) as answer:
+
+            def feed(data: bytes) -> None:
+                taken.append(data)
+                answer.pause()
+                answer.finish()
+
+            await answer.relay(feed)
+            relaying = asyncio.create_task(answer.relay(taken.append))
+            assert await settled(lambda: len(far.seen[0].body)) < 320
+            assert len(taken) <= 2, "what was there already"
+            answer.resume()
+            await relaying
+    assert b"".join(taken) == FLOOD
+
+
 async def test_a_compressed_relay_can_be_paused_and_ended_as_any_other() -> None:
     taken: list[bytes] = []
     text = bytes(2_000_000)

@@ -156,3 +156,17 @@ def test_what_a_client_gets_does_not_depend_on_how_the_upstreams_bytes_arrive(
             assert received == {form: expected[form] for form in received}
 
         check()
+
+
+def test_what_comes_with_the_end_of_a_run_is_passed_on_in_one_read_or_two() -> None:
+    # uvloop reads twice in a turn where the first fills all there is room for.
+    padding = b":" + b"x" * 60_000 + b"\n\n"
+    after = b"data: " + b'{"type":"USAGE"}' + b" " * 20_000 + b"\n\n"
+    text = frames(EVENTS[:1]) + padding + frames(EVENTS[1:]) + after
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        Running(runner) as running,
+    ):
+        whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(text) + text
+        running.upstream.cut(whole, [len(whole) - len(text) + 40])
+        assert running.received()["untouched"] == text
