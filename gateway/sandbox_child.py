@@ -69,6 +69,7 @@ def main(settings_json: str) -> None:
     """Serve questions until the pipe ends. Takes the file descriptors 0, 1 and 2 for itself."""
     settings = msgspec.json.decode(settings_json, type=Settings)
     _follow_parent(settings.parent_pid)
+    _let_go_of_the_rest()
     os.nice(settings.niceness)
     _warm_up(settings)
     questions, answers = _take_pipes()
@@ -84,6 +85,15 @@ def _follow_parent(parent_pid: int) -> None:
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent_pid:
         raise SystemExit
+
+
+def _let_go_of_the_rest() -> None:
+    """Close what was inherited beside the standard streams: uvloop, unlike asyncio's own loop,
+    leaves a child whatever the gateway was started with."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with suppress(OSError):  # that of the listing has been closed
+                os.close(descriptor)
 
 
 def _warm_up(settings: Settings) -> None:

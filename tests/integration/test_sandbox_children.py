@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -192,6 +194,7 @@ async def test_a_child_sees_nothing_of_the_gateways_environment_and_files(
 
 PARENT = """
 import asyncio
+from gateway import loops
 from gateway.sandbox import Sandbox
 
 async def main():
@@ -208,25 +211,46 @@ async def main():
     print("running", flush=True)
     await task
 
-asyncio.run(main())
+loops.run(main())
 """
 
 
-def test_the_children_die_with_a_gateway_that_is_killed() -> None:
+@contextmanager
+def parent(inherited: int) -> Iterator[set[int]]:
+    """A process with the descriptor ``inherited``, as a gateway runs; the IDs of its children, of
+    which one evaluates. It is killed when the context is left."""
     root = str(Path(gateway.__file__).parent.parent)
-    parent = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": root},
+        pass_fds=[inherited],
     )
     try:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"running\n"
-        pids = child_pids(parent.pid)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"running\n"
+        pids = child_pids(process.pid)
         assert len(pids) == 2
+        yield pids
     finally:
-        parent.kill()
-        parent.communicate()
+        process.kill()
+        process.communicate()
+
+
+def test_the_children_of_a_gateway_hold_nothing_that_it_was_started_with_and_die_with_it() -> None:
+    reading, writing = os.pipe()
+    try:
+        with parent(writing) as pids:
+            for pid in pids:
+                links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+                # Its two pipes, which are sockets here, and nothing else.
+                assert sorted(each.partition(":")[0] for each in links) == [
+                    *[os.devnull] * 3,
+                    *["socket"] * 2,
+                ]
+    finally:
+        os.close(reading)
+        os.close(writing)
     deadline = monotonic() + PATIENCE_S
     while any(is_alive(pid) for pid in pids) and monotonic() < deadline:
         sleep(0.02)
