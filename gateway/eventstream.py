@@ -85,6 +85,10 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ping no more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -135,7 +139,7 @@ class EventStream:
 
     async def finish(self) -> Written:
         """End the stream. Returns once the client has it all."""
-        self.__exit__(None, None, None)
+        self.stop()
         if not self.opened:  # there was nothing to write
             self._open()
         outlet = self._outlet

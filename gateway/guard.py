@@ -30,7 +30,7 @@ from gateway.errors import (
 from gateway.health import PROBE_S, Health
 from gateway.latency import Latency
 from gateway.metrics import Metrics
-from gateway.model import Event, Frames, RawEvent, is_content
+from gateway.model import Event, Frames, LayerFinished, RawEvent, is_content
 from gateway.sections import UpstreamConfig
 from gateway.tallies import Count, Level
 from gateway.upstreams.base import Call, Pushing, Sink, Source, Upstream
@@ -122,8 +122,10 @@ class Guard:
                         stream = cast("AsyncGenerator[Event]", self.upstream.stream(call))
                         async with aclosing(stream) as events:
                             step = events.__anext__
+                            complete = False
                             while True:
-                                watch.begin()
+                                if not complete:
+                                    watch.begin()
                                 try:
                                     event = await step()
                                 except StopAsyncIteration:
@@ -136,6 +138,9 @@ class Guard:
                                     watch.end()
                                 if attempt.mute:
                                     attempt.heard(event)
+                                # What may follow the last layer's end is no longer waited for in
+                                # earnest: its lateness is no failure.
+                                complete |= isinstance(event, LayerFinished) and event.last
                                 yield event
                     return
                 except GatewayError as error:
@@ -510,24 +515,30 @@ class _Attempt:
 class _Watched:
     """A sink whose events one attempt hears first, and whose source stops its limits."""
 
-    __slots__ = ("_attempt", "_held", "_sink", "_source")
+    __slots__ = ("_attempt", "_complete", "_held", "_sink", "_source")
 
     def __init__(self, attempt: _Attempt, sink: Sink) -> None:
         self._attempt = attempt
         self._sink = sink
         self._source: Source | None = None
         self._held = False
+        self._complete = False
 
     def begin(self, source: Source) -> None:
         self._source = source
         self._sink.begin(self)
+
+    def complete(self) -> None:
+        self._complete = True
+        self._attempt.watch.hold()
+        self._sink.complete()
 
     def frames(self, data: bytes, count: int) -> None:
         attempt = self._attempt
         if attempt.mute:
             attempt.heard(Frames(data, count))
         self._sink.frames(data, count)
-        if not self._held:
+        if not (self._held or self._complete):
             attempt.watch.go_on()
 
     def texts(self, texts: Sequence[bytes]) -> None:
@@ -536,13 +547,13 @@ class _Watched:
             # Which of them is content, a transform may decide; that one came is what counts here.
             attempt.heard(RawEvent(texts[0]))
         self._sink.texts(texts)
-        if not self._held:
+        if not (self._held or self._complete):
             attempt.watch.go_on()
 
     def feed(self, events: Iterable[Event]) -> None:
         attempt = self._attempt
         self._sink.feed(self._heard(events) if attempt.mute else events)
-        if not self._held:
+        if not (self._held or self._complete):
             attempt.watch.go_on()
 
     def _heard(self, events: Iterable[Event]) -> Iterator[Event]:
@@ -560,7 +571,8 @@ class _Watched:
 
     def resume(self) -> None:
         self._held = False
-        self._attempt.watch.go_on()
+        if not self._complete:
+            self._attempt.watch.go_on()
         if self._source is not None:
             self._source.resume()
 

@@ -29,6 +29,7 @@ events: Final = logging.getLogger("gateway")
 _WITHIN_S: Final = 0.02
 #: What every pipe takes in one piece, bytes.
 _PIPE_BYTES: Final = 4096
+_ALONE_BYTES: Final = 64 * 1024
 
 
 class JsonFormatter(logging.Formatter):
@@ -62,6 +63,8 @@ class _Lines:
     def __init__(self, stream: TextIO, worker: dict[str, int] | None) -> None:
         self._stream = stream
         self._worker = worker
+        # Nobody else writes where there are no workers: fewer and longer pieces will do.
+        self._piece_bytes = _PIPE_BYTES if worker is not None else _ALONE_BYTES
         self._head = b'","level":"info","event":"request",'
         if worker:
             self._head += msgspec.json.encode(worker)[1:-1] + b","
@@ -89,7 +92,7 @@ class _Lines:
         if self._worker is not None and len(line) > _PIPE_BYTES:
             self._divide(msgspec.json.decode(line))
             return
-        if self._held_bytes + len(line) > _PIPE_BYTES:
+        if self._held_bytes + len(line) > self._piece_bytes:
             self.flush()
         if not self._held:
             asyncio.get_running_loop().call_later(_WITHIN_S, self.flush)

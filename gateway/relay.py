@@ -92,12 +92,18 @@ class Relay:
     def begin(self, source: Source) -> None:
         """See ``Sink``."""
         self._source = source
+        self._before = b""
+
+    def complete(self) -> None:
+        """See ``Sink``."""
 
     def frames(self, data: bytes, count: int) -> None:
         """See ``Sink``. What came without an event, such as an ID, is passed on with the next;
         comments alone are not."""
         if not count:
-            if data[:1] != b":" and len(self._before) + len(data) <= _BEFORE_BYTES_MAX:
+            lines = data.splitlines()
+            says = any(line and not line.startswith(b":") for line in lines)
+            if says and len(self._before) + len(data) <= _BEFORE_BYTES_MAX:
                 self._before += data
         else:
             began = self._clock()

@@ -357,6 +357,7 @@ class Gateway:
                     if ending is None:
                         raise
                     if not stream.opened:
+                        stream.stop()
                         return await self._send_error(exchange, ending)
                     await stream.send(render(run.failed(ending)))
                 except ConnectionError:

@@ -125,6 +125,10 @@ class Sink(Protocol):
         """Events will come from ``source``."""
         ...
 
+    def complete(self) -> None:
+        """All that counts has come: what may still follow is no longer waited for in earnest."""
+        ...
+
     def frames(self, data: bytes, count: int) -> None:
         """As ``feed``, for one ``Frames``: what is passed on untouched is worth no object."""
         ...

@@ -90,6 +90,8 @@ class PupauUpstream:
             sink.begin(answer)
             try:
                 await answer.relay(feed)
+                if reader.finished:
+                    sink.complete()
                 if answer.unread:
                     # The run is complete, so that the rest breaks off or goes on for ever is no
                     # failure, and it is soon given up.

@@ -375,3 +375,32 @@ async def test_media_reach_a_form_and_a_body_as_they_came() -> None:
         async with session.post("/pipelines/bad-observation/queries", data=form) as response:
             assert response.status == 500
         assert base64.b64decode(json.loads(cambrion.seen[0].body)["media"][0]) == data
+
+
+@pytest.mark.parametrize("pipeline", ["late", "late-in-layers"])
+async def test_a_run_that_is_complete_stays_so_however_its_upstream_ends(pipeline: str) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        await peer.chunk(frames(EVENTS))
+        await asyncio.sleep(0.6)
+        await peer.end()
+
+    async with (
+        remote(script) as far,
+        gateway(
+            f"""
+upstreams: {{far: {{kind: pupau, url: "{far.url}"}}}}
+pipelines:
+  late: {{upstream: far, timeouts: {{idle_s: 0.2}}}}
+  late-in-layers: {{layers: [[{{actor: a, upstream: far}}]], timeouts: {{idle_s: 0.2}}}}
+"""
+        ) as base,
+        client(base) as session,
+    ):
+        path = f"/pipelines/{pipeline}/queries?sse=true"
+        async with session.post(path, json={"request": "x"}) as response:
+            events = await read_events(response)
+        assert [event.get("last") for event in events].count(True) == 1
+        assert not any(answer["errors"] for answer in events[-1]["responses"])
+        async with session.get("/metrics") as response:
+            assert 'outcome="timeout"' not in await response.text()
