@@ -1,6 +1,6 @@
 """A worker as its supervisor sees it.
 
-Owns: how the process is started, what it inherits, its end.
+Owns: how the process is started, what it inherits, its end, and that of the children it leaves.
 Does not know: when a worker is started, or what is said to it and what follows from its answers.
 """
 
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -129,6 +129,20 @@ class Worker:
         """Say of it what ``event`` and ``fields`` do."""
         about = {"worker": self.place + 1, "pid": self.pid}
         logs.events.info(event, extra={"fields": about | fields})
+
+
+def bury(workers: Collection[int]) -> None:
+    """Let the system forget the children of this process that have ended, but for ``workers``,
+    process IDs, which are waited for elsewhere.
+
+    They are those of workers that were killed, where nobody else takes them over: as a container's
+    first process this one would collect them until there is room for no more processes."""
+    # A worker that has ended hides what has ended after it, until it has been waited for.
+    with suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in workers:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _search_path() -> list[str]:

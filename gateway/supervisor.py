@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from prometheus_client import CollectorRegistry
 from gateway import logs
 from gateway.accepting import Shares, bound
 from gateway.agreement import Agreement
-from gateway.crew import Worker, status_text
+from gateway.crew import Worker, bury, status_text
 from gateway.errors import ConfigError, GatewayError
 from gateway.gathering import Gathering
 from gateway.link import (
@@ -85,6 +86,8 @@ class Supervisor:
         self._agreement = Agreement(packed(loaded.config), loaded.hash)
         self._workers: set[Worker] = set()
         self._idents = count()
+        #: Workers that are being started: their process IDs are not known yet.
+        self._starting = 0
         #: What workers have been told of the end.
         self._last_word: Stop | Cut | None = None
         #: The places that have had a worker which served; once all have, the start is over.
@@ -102,6 +105,7 @@ class Supervisor:
             GatewayError: a worker cannot start for another reason.
         """
         self._told.by_signals()
+        self._loop.add_signal_handler(signal.SIGCHLD, self._bury)
         server = self._loaded.config.server
         sockets = await bound(server.host, server.port)
         shares = Shares.create(self._places)
@@ -235,16 +239,20 @@ class Supervisor:
         self, place: int, sockets: list[socket.socket], shares: Shares, *, again: bool
     ) -> _Ended:
         """The life of one worker."""
+        self._starting += 1
         try:
             worker = await Worker.start(
                 next(self._idents), place, sockets, shares, self._agreement.live
             )
         except OSError as error:
             return _Ended(None, f"no process: {error.strerror}", well=False)
+        finally:
+            self._starting -= 1
         if again:
             self._metrics.worker_restarts.labels().inc()
             worker.log("a worker is started")
         self._workers.add(worker)
+        self._bury()
         if self._last_word is not None:
             worker.send(self._last_word)
         try:
@@ -284,6 +292,10 @@ class Supervisor:
                 task = asyncio.create_task(answering)
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
+
+    def _bury(self) -> None:
+        if not self._starting:
+            bury({worker.pid for worker in self._workers})
 
     def _count(self) -> None:
         serving = sum(worker.since is not None for worker in self._workers)

@@ -154,6 +154,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_streams_go_on(
             number = sum(map(len, begun.values()))
             assert sums(await scrape())["gateway_streams_open"] == number
             (victim, broken), (other, whole) = begun.items()
+            its = family(victim)
             os.kill(victim, signal.SIGKILL)
             ended = await gateway.said("a worker has ended")
             assert (ended["pid"], ended["ended_with"]) == (victim, "signal 9 (SIGKILL)")
@@ -165,6 +166,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_streams_go_on(
             assert (await ask(gateway.base))[0] == 200
             started = await gateway.said("a worker is started")
             assert started["worker"] == ended["worker"]
+            # Of what it had started, nothing is left, not even its name in the system's books.
+            await gone(its)
             assert gateway.children() == {other, started["pid"]}
             held.go_on.set()
             for stream in whole:

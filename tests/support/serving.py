@@ -7,6 +7,7 @@ Does not know: what is configured.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -24,10 +25,16 @@ _ESTABLISHED = "01"
 ROOT = Path(__file__).parent.parent.parent
 
 
-def _heed_signals() -> None:
+#: See prctl(2): whoever has lost its parent becomes a child of this process.
+_SET_CHILD_SUBREAPER = 36
+
+
+def _as_in_a_container() -> None:
     # A shell lets what it starts in the background ignore them, and its children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Nobody else there takes over the children of those that are killed.
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Serving:
@@ -130,7 +137,7 @@ async def serving(config: Path) -> AsyncIterator[Serving]:
         stdout=PIPE,
         stderr=PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=_heed_signals,
+        preexec_fn=_as_in_a_container,
     )
     started = Serving(process)
     try:
