@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random as randomness
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from gateway import logs
 from gateway.admission import Admission, Refused
+from gateway.attempt import Attempt, Fate, Measures, Watched
 from gateway.breaker import Breaker, State, Turn
 from gateway.budget import CallBudget, RetryBudget, backoff
-from gateway.deadlines import Deadlines, Watch
+from gateway.deadlines import Deadlines
 from gateway.errors import (
     Code,
     GatewayError,
-    Outcome,
     Overloaded,
     UpstreamFailed,
     UpstreamTimeout,
@@ -30,10 +29,9 @@ from gateway.errors import (
 from gateway.health import PROBE_S, Health
 from gateway.latency import Latency
 from gateway.metrics import Metrics
-from gateway.model import Event, Frames, LayerFinished, RawEvent, is_content
+from gateway.model import Event
 from gateway.sections import UpstreamConfig
-from gateway.tallies import Count, Level
-from gateway.upstreams.base import Call, Pushing, Sink, Source, Upstream
+from gateway.upstreams.base import Call, Pushing, Sink, Upstream
 
 __all__ = ["Deadlines", "Fate", "Guard"]
 
@@ -43,13 +41,6 @@ T = TypeVar("T")
 _RETRY_AFTER_S: Final = 1.0
 #: What an upstream that nothing is known of is taken for once it has a call to answer, seconds.
 _UNKNOWN_S: Final = 1.0
-
-
-@dataclass(slots=True)
-class Fate:
-    """Why a call that is closed early was given up; set by who closes it, before."""
-
-    outcome: Outcome = Outcome.CLIENT_GONE
 
 
 class Guard:
@@ -87,7 +78,7 @@ class Guard:
         self.latency = Latency()
         self._shunned_until = float("-inf")
         self._left_alone = False
-        self.measures = _Measures(metrics, upstream)
+        self.measures = Measures(metrics, upstream)
 
     async def stream(self, call: Call, deadlines: Deadlines, fate: Fate) -> AsyncGenerator[Event]:
         """The upstream's events under the deadlines. Closing this closes the work upstream.
@@ -114,33 +105,13 @@ class Guard:
                         if failure is None:
                             raise
                         raise failure from refusal
-                attempt = _Attempt(self, turn, deadlines, by, fate)
-                watch = attempt.watch
-                by = watch.first_by
+                attempt = Attempt(self, turn, deadlines, by, fate)
+                by = attempt.watch.first_by
                 try:
                     with attempt:
                         stream = cast("AsyncGenerator[Event]", self.upstream.stream(call))
-                        async with aclosing(stream) as events:
-                            step = events.__anext__
-                            complete = False
-                            while True:
-                                if not complete:
-                                    watch.begin()
-                                try:
-                                    event = await step()
-                                except StopAsyncIteration:
-                                    break
-                                except asyncio.CancelledError as error:
-                                    if watch.ran_out():
-                                        raise watch.timeout() from error
-                                    raise
-                                finally:
-                                    watch.end()
-                                if attempt.mute:
-                                    attempt.heard(event)
-                                # What may follow the last layer's end is no longer waited for in
-                                # earnest: its lateness is no failure.
-                                complete |= isinstance(event, LayerFinished) and event.last
+                        async with aclosing(stream), aclosing(attempt.events(stream)) as events:
+                            async for event in events:
                                 yield event
                     return
                 except GatewayError as error:
@@ -156,7 +127,7 @@ class Guard:
     async def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Event:
         """As ``stream``, for a call that is not streamed: its one event."""
 
-        async def once(attempt: _Attempt) -> Event:
+        async def once(attempt: Attempt) -> Event:
             event = await self.upstream.call(call)
             attempt.heard(event)
             return event
@@ -169,13 +140,13 @@ class Guard:
         """As ``stream``, with the events pushed to ``sink`` where they are read. ``upstream`` is
         the guard's own. While the sink holds its source back, no limit counts."""
 
-        async def once(attempt: _Attempt) -> None:
-            await upstream.relay(call, _Watched(attempt, sink))
+        async def once(attempt: Attempt) -> None:
+            await upstream.relay(call, Watched(attempt, sink))
 
         await self._attempts(once, deadlines, fate)
 
     async def _attempts(
-        self, once: Callable[[_Attempt], Awaitable[T]], deadlines: Deadlines, fate: Fate
+        self, once: Callable[[Attempt], Awaitable[T]], deadlines: Deadlines, fate: Fate
     ) -> T:
         """``once``, and once more where that is safe, as ``stream`` has it."""
         failure: GatewayError | None = None
@@ -191,7 +162,7 @@ class Guard:
                         if failure is None:
                             raise
                         raise failure from refusal
-                attempt = _Attempt(self, turn, deadlines, by, fate)
+                attempt = Attempt(self, turn, deadlines, by, fate)
                 watch = attempt.watch
                 by = watch.first_by
                 try:
@@ -349,7 +320,7 @@ class Guard:
         )
 
     def _retry_in(
-        self, error: GatewayError, attempt: _Attempt, budget: CallBudget, until: float
+        self, error: GatewayError, attempt: Attempt, budget: CallBudget, until: float
     ) -> float | None:
         """Seconds after which the call is made again; ``None``: it is not."""
         bounds = self._retries
@@ -376,210 +347,3 @@ class Guard:
         if error.code in (Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_BUSY):
             return True
         return self._repeat_broken and error.status >= 500 and not error.alive
-
-
-class _Measures:
-    """The metrics of one upstream, their labels looked up once."""
-
-    def __init__(self, metrics: Metrics, upstream: Upstream) -> None:
-        labels = (upstream.name, upstream.kind)
-        self._metrics = metrics
-        self._labels = labels
-        self.waiting = metrics.upstream_waiting.labels(*labels)
-        self.running = metrics.upstream_running.labels(*labels)
-        self.retries = metrics.upstream_retries.labels(*labels)
-        self.duration = metrics.upstream_duration.labels(*labels)
-        self.first_event = metrics.upstream_first_event.labels(*labels)
-        #: Set at every turn, changed or not: until the last call of a replaced upstream of the same
-        #: name has ended, that one writes here too.
-        self.breaker = metrics.upstream_breaker.labels(*labels)
-        self.breaker.set(State.CLOSED)
-        # Only what has happened gets a series of its own.
-        self._up: Level | None = None
-        self._ended: dict[Outcome, Count] = {}
-
-    def ended(self, outcome: Outcome) -> None:
-        """An attempt ended."""
-        counter = self._ended.get(outcome)
-        if counter is None:
-            counter = self._metrics.upstream_requests.labels(*self._labels, outcome)
-            self._ended[outcome] = counter
-        counter.value += 1
-
-    def refused(self, reason: Refused) -> None:
-        """A call was not made."""
-        self._metrics.upstream_refused.labels(*self._labels, reason).inc()
-
-    def up(self, good: bool) -> None:
-        """The upstream answered, or failed."""
-        if self._up is None:
-            self._up = self._metrics.upstream_up.labels(*self._labels)
-        self._up.value = good
-
-
-class _Attempt:
-    """One attempt of a call: its limits, and what it says of the upstream.
-
-    It begins when it is made, in its slot, and is over, its work upstream closed, at the end of its
-    ``with`` block.
-    """
-
-    __slots__ = ("_began", "_fate", "_guard", "_told_at", "_turn", "mute", "watch")
-
-    def __init__(
-        self, guard: Guard, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
-    ) -> None:
-        self._guard = guard
-        self._turn = turn
-        self._fate = fate
-        self._began = guard.clock()
-        #: When it was last told of the upstream that it answers well.
-        self._told_at = float("-inf")
-        #: No content has come yet.
-        self.mute = True
-        self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
-        guard.measures.running.value += 1
-        if turn.probe:
-            guard.show_breaker(None)
-
-    def heard(self, event: Event) -> None:
-        """An event came, and no content yet. Any sign shows that the upstream lives, but only an
-        event is one; and how quick it is, only content tells: a run's beginning is soon told."""
-        guard = self._guard
-        now = guard.clock()
-        if self.watch.silent and not (isinstance(event, Frames) and event.count == 0):
-            self.watch.silent = False
-            guard.measures.first_event.observe(now - self._began)
-            probe = self._turn.probe
-            self._turn = guard.breaker.answered(self._turn, now)
-            if probe:
-                guard.show_breaker(None)
-            guard.saw(None)
-            self._told_at = now
-        if is_content(event):
-            self.mute = False
-            guard.latency.note(now - self._began, now)
-
-    def __enter__(self) -> None:
-        """Nothing is left to do."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        guard, now = self._guard, self._guard.clock()
-        self.watch.close()
-        if error is None:
-            outcome = Outcome.COMPLETE
-            if self.watch.silent:
-                self._good(now)
-            if now - self._told_at > _TOLD_S:
-                guard.saw(None)
-        elif isinstance(error, GatewayError):
-            outcome = error.outcome
-            self._failed(error, now)
-        else:
-            outcome = Outcome.INTERNAL if isinstance(error, Exception) else self._fate.outcome
-        if self.mute and outcome in _GIVEN_UP:
-            guard.latency.note_at_least(now - self._began, now)
-        if self._turn.probe:
-            guard.breaker.gave_back(self._turn, now)
-        guard.show_breaker(error)
-        measures = guard.measures
-        measures.ended(outcome)
-        measures.duration.observe(now - self._began)
-        measures.running.value -= 1
-        guard.admission.leave()
-
-    def _failed(self, error: GatewayError, now: float) -> None:
-        guard = self._guard
-        if isinstance(error, UpstreamFailed) and error.alive:
-            if self.watch.silent:
-                self._good(now)
-            guard.saw(error)
-        elif isinstance(error, UpstreamTimeout) and not self._patient(now):
-            pass  # the upstream answers as it does everybody; this caller would not wait for it
-        elif isinstance(error, UpstreamFailed | UpstreamTimeout) and self.watch.blames:
-            guard.breaker.failed(self._turn, now)
-            self._turn = _SPENT
-            guard.saw(error)
-
-    def _patient(self, now: float) -> bool:
-        """Whether it was given as long as the upstream has taken of late, where that is known."""
-        usual_s = self._guard.latency.p95_s()
-        return not self.mute or usual_s is None or now - self._began >= usual_s
-
-    def _good(self, now: float) -> None:
-        self._turn = self._guard.breaker.answered(self._turn, now)
-
-
-class _Watched:
-    """A sink whose events one attempt hears first, and whose source stops its limits."""
-
-    __slots__ = ("_attempt", "_complete", "_held", "_sink", "_source")
-
-    def __init__(self, attempt: _Attempt, sink: Sink) -> None:
-        self._attempt = attempt
-        self._sink = sink
-        self._source: Source | None = None
-        self._held = False
-        self._complete = False
-
-    def begin(self, source: Source) -> None:
-        self._source = source
-        self._sink.begin(self)
-
-    def complete(self) -> None:
-        self._complete = True
-        self._attempt.watch.hold()
-        self._sink.complete()
-
-    def frames(self, data: bytes, count: int) -> None:
-        attempt = self._attempt
-        if attempt.mute:
-            attempt.heard(Frames(data, count))
-        self._sink.frames(data, count)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
-
-    def texts(self, texts: Sequence[bytes]) -> None:
-        attempt = self._attempt
-        if attempt.mute and texts:
-            # Which of them is content, a transform may decide; that one came is what counts here.
-            attempt.heard(RawEvent(texts[0]))
-        self._sink.texts(texts)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
-
-    def feed(self, events: Iterable[Event]) -> None:
-        attempt = self._attempt
-        self._sink.feed(self._heard(events) if attempt.mute else events)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
-
-    def _heard(self, events: Iterable[Event]) -> Iterator[Event]:
-        attempt = self._attempt
-        for event in events:
-            if attempt.mute:
-                attempt.heard(event)
-            yield event
-
-    def pause(self) -> None:
-        self._held = True
-        self._attempt.watch.hold()
-        if self._source is not None:
-            self._source.pause()
-
-    def resume(self) -> None:
-        self._held = False
-        if not self._complete:
-            self._attempt.watch.go_on()
-        if self._source is not None:
-            self._source.resume()
-
-
-#: The turn of an attempt that has told how it went.
-_SPENT: Final = Turn(-1, probe=False)
-#: An upstream that has answered well need not be said to have so once more within this time.
-_TOLD_S: Final = 1.0
-#: Ends that say of an attempt without content only how long it went without.
-_GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)
