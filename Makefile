@@ -81,7 +81,7 @@ lock: ## Resolve the newest allowed versions and write them to constraints.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch"; \
-	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,demo]'; \
+	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,demo,bench]'; \
 	{ echo '# Every version that `make setup` installs, direct and transitive. Written by `make lock`.'; \
 	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt
 	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"
