@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,11 +15,12 @@ import pytest
 
 from gateway.sse import Decoder
 from tests.support.leftovers import gauges, nothing_left
-from tests.support.raw import raw, request
+from tests.support.raw import Raw, raw, request
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, frames
-from tests.support.timing import promised
+from tests.support.serving import Serving, serving
+from tests.support.timing import patience, promised
 
 CONFIG = """
 server: {{port: 0, heartbeat_s: {heartbeat_s}}}
@@ -40,7 +44,7 @@ FORMS = {
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def config(url: str, heartbeat_s: float = 0.1) -> str:
+def config(url: str, heartbeat_s: float | str = 0.1) -> str:
     return CONFIG.format(url=url, heartbeat_s=heartbeat_s)
 
 
@@ -49,6 +53,15 @@ def events_of(text: str) -> list[dict[str, Any]]:
     found = [json.loads(frame.data) for frame in decoder.feed(text.encode())]
     assert not decoder.pending
     return found
+
+
+@asynccontextmanager
+async def process(folder: Path, text: str) -> AsyncIterator[Serving]:
+    """A process that serves by ``text``: on the loop that a gateway has where it is not tested."""
+    path = folder / "gateway.yaml"
+    path.write_text(text)
+    async with serving(path) as gateway:
+        yield gateway
 
 
 async def ask(session: aiohttp.ClientSession, form: str) -> tuple[int, str]:
@@ -256,3 +269,68 @@ async def test_a_client_that_leaves_between_two_pings_ends_the_work_upstream() -
                 received += await caller.read()
         async with promised(1):
             await far.seen[0].gone.wait()
+
+
+async def test_a_gateway_in_a_process_of_its_own_pings_every_form_of_silent_stream(
+    tmp_path: Path,
+) -> None:
+    pinged: dict[str, asyncio.Semaphore] = {form: asyncio.Semaphore(0) for form in FORMS}
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        mine = pinged[seen.headers["x-request-id"]]
+        await mine.acquire()
+        await peer.open_stream()
+        await peer.chunk(frames(EVENTS[:3]))
+        await mine.acquire()
+        await peer.chunk(frames(EVENTS[3:]))
+        await peer.end()
+
+    async def call(base: str, form: str) -> str:
+        path, body, headers = FORMS[form]
+        text = ""
+        async with (
+            client(base) as session,
+            session.post(path, json=body, headers=headers | {"X-Request-Id": form}) as response,
+        ):
+            async for piece in response.content.iter_any():
+                for _ in range(piece.count(PING.encode())):
+                    pinged[form].release()
+                text += piece.decode()
+        return text
+
+    async with remote(script) as far, process(tmp_path, config(far.url)) as gateway, patience():
+        texts = await asyncio.gather(*(call(gateway.base, form) for form in FORMS))
+    for text in texts:
+        assert text.startswith(PING)
+        assert events_of(text)[: len(EVENTS)] == EVENTS
+
+
+async def test_a_gateway_in_a_process_of_its_own_drops_who_reads_nothing_and_not_who_reads_slowly(
+    tmp_path: Path,
+) -> None:
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        while not seen.gone.is_set():
+            await peer.chunk(frames(EVENTS[1:2]) * 100)
+
+    async def read_slowly(caller: Raw) -> None:
+        # So little that nothing more is written meanwhile: that it takes any, the system knows.
+        while await caller.read(1024):
+            await asyncio.sleep(0.02)
+
+    asked = request("/pipelines/plain/queries?sse=true", {"request": "x"})
+    async with (
+        remote(script) as far,
+        process(tmp_path, config(far.url, "15, write_timeout_s: 1")) as gateway,
+        raw(gateway.base) as slow,
+    ):
+        await slow.send(asked)
+        reading = asyncio.create_task(read_slowly(slow))
+        for times in (1, 2):
+            async with raw(gateway.base) as silent:
+                await silent.send(asked)
+                line = await gateway.said("request", times)
+                assert line["error"] == "the client read nothing for 1 s"
+        assert not reading.done()
+        assert far.open_connections == 1
+        reading.cancel()
