@@ -60,7 +60,9 @@ class Agreement:
     def joined(self, worker: Member, number: int) -> None:
         """A worker serves by the configuration ``number``."""
         self._members.add(worker)
-        if number != self.live.number:
+        if number == self.live.number:
+            self._taken.add(worker)
+        else:
             worker.send(self.live)
             worker.send(Take(self.live.number))
         if self._proposed is not None:

@@ -156,6 +156,19 @@ async def test_one_that_started_with_what_was_live_before_is_brought_up_to_it() 
     assert late.said == ["a worker that cannot load what is live is ended"]
 
 
+async def test_one_that_started_with_the_new_one_already_has_nothing_to_take() -> None:
+    made, (one,) = await agreement(1)
+    reaching = await begun(made)
+    made.heard(one, Prepared(2, []))
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    made.joined(late := Member(1), 2)
+    made.heard(one, Taken(2))
+    await reaching
+    assert asyncio.get_running_loop().time() == began
+    assert late.sent == []
+
+
 async def test_where_nobody_serves_it_is_what_they_start_with() -> None:
     made, _ = await agreement(0)
     await made.reach(NEW, "1")
