@@ -47,6 +47,10 @@ _LAST_ID: Final = 2**31 - 1
 #: What is written at one go of bodies, bytes.
 _SENT_AT_ONCE: Final = 256 * 1024
 _KINDS_MAX: Final = 64
+#: A header block that is longer is read each time, bytes.
+_KIND_BYTES_MAX: Final = 4096
+#: How many answers wait for a server that reads none before it has asked for too many.
+_ANSWERS_MAX: Final = 1000
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -143,6 +147,9 @@ class Http2:
         self._untold = 0
         self._sending: deque[Stream] = deque()
         self._out: list[bytes | memoryview] = []
+        self._answers = 0
+        #: Of streams from this number on, nothing has been sent.
+        self.unsent_id = first_id
         settings = (
             (_HEADER_TABLE_SIZE, 0),
             (_ENABLE_PUSH, 0),
@@ -161,6 +168,7 @@ class Http2:
             self._send_bodies()
         if not self._out:
             return b""
+        self.unsent_id = self._next_id
         out = b"".join(self._out)
         self._out.clear()
         return out
@@ -207,6 +215,13 @@ class Http2:
         """Ask for a sign of life."""
         self.pinged = True
         self._out.append(_frame(_PING, 0, 0, b"gateway!"))
+
+    def _answer(self, frame: bytes) -> None:
+        """Say what the server's own words ask for, unless it asks and does not listen."""
+        self._answers = self._answers + 1 if self.blocked else 0
+        if self._answers > _ANSWERS_MAX:
+            raise Http2Error("more to be answered than it reads")
+        self._out.append(frame)
 
     def _widen(self, stream_id: int, count: int) -> None:
         self._out.append(_frame(_WINDOW_UPDATE, 0, stream_id, _NUMBER.pack(count)))
@@ -341,7 +356,8 @@ class Http2:
                 raise Http2Error(f"a header block that cannot be read: {error}") from error
             if len(self._known) == _KINDS_MAX:
                 self._known.clear()
-            self._known[block] = fields
+            if len(block) <= _KIND_BYTES_MAX:
+                self._known[block] = fields
         if stream is not None:
             stream.on_fields(fields)
             if flags & _END_STREAM:
@@ -360,7 +376,8 @@ class Http2:
             return
         if len(payload) % 6:
             raise Http2Error("settings that are cut short")
-        for setting, value in _SETTING.iter_unpack(payload):
+        # Of one that is said more than once, the last counts.
+        for setting, value in dict(_SETTING.iter_unpack(payload)).items():
             if setting == _CONCURRENT_MAX:
                 self.streams_max = value
             elif setting == _FRAME_BYTES_MAX:
@@ -374,7 +391,7 @@ class Http2:
                     stream.window += value - self._stream_window
                 self._stream_window = value
         self.settled = True
-        self._out.append(_frame(_SETTINGS, _ACK, 0, b""))
+        self._answer(_frame(_SETTINGS, _ACK, 0, b""))
 
     def _read_ping(self, flags: int, payload: bytes) -> None:
         if len(payload) != 8:
@@ -382,7 +399,7 @@ class Http2:
         if flags & _ACK:
             self.pinged = False
         else:
-            self._out.append(_frame(_PING, _ACK, 0, payload))
+            self._answer(_frame(_PING, _ACK, 0, payload))
 
     def _read_goaway(self, payload: bytes) -> None:
         self.going = True

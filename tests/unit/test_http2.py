@@ -451,6 +451,77 @@ def test_a_server_that_breaks_the_protocol_is_not_listened_to(bad: Callable[[int
         pair.client.feed(bad(stream.id))
 
 
+def test_a_server_that_asks_and_does_not_read_is_not_answered_for_ever() -> None:
+    client = Pair().client
+    pings = frame(6, 0, 0, bytes(8)) * 5000
+    client.feed(pings)
+    assert len(client.take()) == len(pings)
+    client.blocked = True
+    with pytest.raises(Http2Error, match="than it reads"):
+        client.feed(pings)
+
+
+def test_of_a_setting_that_is_said_often_the_last_counts_at_once() -> None:
+    pair = Pair()
+    sizes = [*range(10_000), 20_000]
+    said = b"".join(struct.pack(">HL", 4, size) for size in sizes[-2700:])
+    pair.client.feed(frame(4, 0, 0, said))
+    assert len(pair.received(pair.ask(b"b" * 30_000))) == 20_000
+
+
+def test_what_was_not_sent_is_known() -> None:
+    http2 = Http2()
+    http2.feed(SETTINGS)
+    first, second = Heard(http2), Heard(http2)
+    http2.start(first, BLOCK, [b"x"])
+    assert first.id >= http2.unsent_id
+    http2.take()
+    http2.start(second, BLOCK, [b"x"])
+    assert first.id < http2.unsent_id <= second.id
+
+
+PIECES = st.sampled_from(
+    (b"\x88", b"\x20", b"\xbe", b"\x48\x03100", field(b"grpc-status", b"0"), bytes(5), bytes(8),
+     b"\x05", struct.pack(">LL", 1, 0), struct.pack(">HL", 4, 0), struct.pack(">HL", 3, 0),
+     struct.pack(">HL", 4, 2**31 - 1), struct.pack(">L", 2**31 - 1), bytes(1000)),
+)  # fmt: skip
+FRAMES = st.builds(
+    frame,
+    st.integers(0, 10),
+    st.sampled_from((0, 1, 4, 5, 8, 0x2D, 0xFF)),
+    st.sampled_from((0, 1, 2, 3, 5, 2**31 + 1)),
+    st.one_of(st.binary(max_size=30), st.lists(PIECES, max_size=3).map(b"".join)),
+)
+
+
+@given(st.lists(st.one_of(FRAMES, st.binary(max_size=20), st.integers(0, 4)), max_size=40))
+@settings(max_examples=150)
+def test_whatever_comes_and_is_done_meanwhile_it_is_read_or_refused(
+    steps: list[bytes | int],
+) -> None:
+    http2 = Http2()
+    http2.feed(SETTINGS)
+    streams = [Heard(http2, takes=False), Heard(http2)]
+    for stream in streams:
+        http2.start(stream, BLOCK, [b"a" * 90_000, b"b"])
+    for step in steps:
+        if isinstance(step, bytes):
+            try:
+                http2.feed(step)
+            except Http2Error:
+                break
+        elif step < 2:
+            http2.cancel(streams[step])
+        elif step < 4:
+            http2.blocked = step == 3
+        else:
+            http2.take()
+    for stream in streams:
+        assert stream.open == (stream.id in http2.streams)
+        assert bool(stream.pending) <= stream.open
+        assert 0 <= stream.held - stream.untold <= STREAM_WINDOW + 16_384
+
+
 @pytest.mark.parametrize("first", [b"HTTP/1.1 400 Bad Request\r\n\r\n", frame(6, 0, 0, bytes(8))])
 def test_a_server_has_to_begin_with_its_settings(first: bytes) -> None:
     http2 = Http2()
