@@ -130,8 +130,9 @@ class Call(Stream):
         self._status = b""
         #: What has come of a message that is not complete.
         self._piece = bytearray()
-        #: What complete messages hold that nobody has taken, and what of all that came the server
-        #: has not been told of, bytes.
+        #: What complete messages hold that nobody has taken, each with the five bytes before it, or
+        #: the empty ones would count for nothing; and what of all that came the server has not been
+        #: told of, bytes.
         self._untaken = 0
         self._owed = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -147,7 +148,7 @@ class Call(Stream):
     def take(self) -> bytes:
         """The next message."""
         message = self.messages.popleft()
-        self._untaken -= len(message)
+        self._untaken -= len(message) + 5
         if self._owed and self._untaken <= _UNTAKEN_BYTES:
             self._carrier.taken(self, self._owed)
             self._owed = 0
@@ -196,6 +197,8 @@ class Call(Stream):
                 self.end(NotGrpc("sent a compressed message without being asked"))
             elif size > self._bytes_max:
                 self.end(MessageTooLong())
+            elif self._whole and self.messages:
+                self.end(NotGrpc("answered a call with 2 messages or more"))
             elif len(self._piece) < size + 5:
                 break
             else:
@@ -211,7 +214,7 @@ class Call(Stream):
             self._piece = bytearray()
         else:
             del self._piece[: size + 5]
-        self._untaken += size
+        self._untaken += size + 5
         if not self._whole:
             self._wake()
 
