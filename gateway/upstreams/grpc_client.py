@@ -28,6 +28,8 @@ from gateway.upstreams.http2 import Http2, Http2Error, field
 KEEPALIVE_S: Final = 310.0
 #: How long an answer to that may take, and whatever is sent to be acknowledged, seconds.
 _KEEPALIVE_ANSWER_S: Final = 20.0
+#: How many connections a call makes whose servers go away as soon as they are there.
+_FRUITLESS_MAX: Final = 3
 
 
 @cache
@@ -68,7 +70,8 @@ class Channel:
         self._message_bytes_max = message_bytes_max
         self._keepalive = (keepalive_s, keepalive_answer_s)
         self._connection: _Connection | None = None
-        self._connecting = asyncio.Lock()
+        self._attempt: asyncio.Task[_Connection] | None = None
+        self._closed = False
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         # POST, and http or https, are in HTTP/2's own table.
         self._before = b"\x83" + (b"\x86" if tls is None else b"\x87")
@@ -146,26 +149,50 @@ class Channel:
                 raise call.failure
 
     async def close(self) -> None:
-        """Close the connection, whatever runs on it."""
+        """Close the connection, whatever runs on it; no call can be begun any more."""
+        self._closed = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait({self._attempt})
         if self._connection is not None:
             await self._connection.close()
 
     async def _usable(self, connect_s: float) -> _Connection:
         """A connection that has room for another call."""
-        while True:
+        for _ in range(_FRUITLESS_MAX):
             connection = await self._connected(connect_s)
-            if connection.has_room:
-                return connection
-            if connection.usable:
-                await connection.turn()
+            while connection.usable:
+                if connection.has_room or await connection.turn():
+                    return connection
+        raise OSError(errno.ECONNRESET, "goes away as soon as it is there")
 
     async def _connected(self, connect_s: float) -> _Connection:
-        """The connection, made by the first who needs it."""
-        async with asyncio.timeout(connect_s), self._connecting:
-            connection = self._connection
-            if connection is None or not connection.usable:
-                connection = self._connection = await self._connect()
+        """The connection. While it is made, all who need it wait for the same attempt, and it fails
+        for all of them: if each who waited made the next one in what is left of its own time, a
+        server that was away for a moment would, with enough of them, not be reached ever again."""
+        connection = self._connection
+        if connection is not None and connection.usable:
             return connection
+        if self._closed:
+            raise Lost
+        attempt = self._attempt
+        if attempt is None:
+            attempt = self._attempt = asyncio.create_task(self._attempted(connect_s))
+        await asyncio.wait({attempt}, timeout=connect_s)
+        if not attempt.done():
+            raise TimeoutError
+        if attempt.cancelled():
+            raise Lost
+        return attempt.result()
+
+    async def _attempted(self, connect_s: float) -> _Connection:
+        """Make the connection, whether or not those who asked for it still wait."""
+        try:
+            async with asyncio.timeout(connect_s):
+                self._connection = await self._connect()
+                return self._connection
+        finally:
+            self._attempt = None
 
     async def _connect(self) -> _Connection:
         connected = await dial(self._host, self._port)
@@ -198,6 +225,8 @@ class _Connection(asyncio.Protocol):
         self._settled: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._turns: deque[asyncio.Future[None]] = deque()
+        #: How many were given a turn and have not begun their calls yet.
+        self._promised = 0
         self._watch: asyncio.TimerHandle | None = None
         #: When something last came, and when it was last pinged for that, by the loop's time.
         self._heard_at = 0.0
@@ -213,22 +242,28 @@ class _Connection(asyncio.Protocol):
     def has_room(self) -> bool:
         """Whether a call can be begun now."""
         http2 = self._http2
-        return self.usable and len(http2.streams) < http2.streams_max
+        return self.usable and len(http2.streams) + self._promised < http2.streams_max
 
     async def settled(self) -> None:
         """Once the server has spoken. Raises OSError, NotGrpc."""
         await self._settled
 
-    async def turn(self) -> None:
-        """Once there may be room, or the connection is of no more use."""
+    async def turn(self) -> bool:
+        """Once there is room, which is kept for whoever waited until the call is begun, at once;
+        ``False`` where there is none after all, or the connection is of no more use."""
         turn = self._loop.create_future()
         self._turns.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give_turns()  # to whoever is next
+            if not turn.cancelled():  # it goes to whoever is next
+                self._promised -= 1
+                self._give_turns()
+            elif turn in self._turns:
+                self._turns.remove(turn)
             raise
+        self._promised -= 1
+        return self.has_room
 
     def start(self, call: Call, block: bytes, body: Sequence[bytes]) -> None:
         """Begin ``call``."""
@@ -284,7 +319,8 @@ class _Connection(asyncio.Protocol):
         self._changed()
 
     def eof_received(self) -> None:
-        """The server sends nothing more; the transport closes."""
+        """The server sends nothing more: a call that is begun now would be lost, too."""
+        self._break_off(Lost())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by either side."""
@@ -312,14 +348,16 @@ class _Connection(asyncio.Protocol):
                 failure = OSError(errno.ECONNRESET, "closed before it had spoken")
             self._settled.set_exception(failure)
             self._settled.exception()  # nobody has to wait for it
-        for call in tuple(self._http2.streams.values()):
-            cast("Call", call).end(failure)
+        for stream in tuple(self._http2.streams.values()):
+            call = cast("Call", stream)
+            call.unheard = call.id >= self._http2.unsent_id
+            call.end(failure)
         self._http2.streams.clear()
         self._give_turns()
 
     def _flush(self) -> None:
-        if self._closed:
-            return
+        if self._closed or self._transport.is_closing():
+            return  # nothing of it would be sent
         out = self._http2.take()
         if out:
             self._transport.write(out)
@@ -348,11 +386,12 @@ class _Connection(asyncio.Protocol):
     def _give_turns(self) -> None:
         room = len(self._turns)
         if self.usable:
-            room = self._http2.streams_max - len(self._http2.streams)
+            room = self._http2.streams_max - len(self._http2.streams) - self._promised
         while self._turns and room > 0:
             turn = self._turns.popleft()
             if not turn.done():
                 turn.set_result(None)
+                self._promised += 1
                 room -= 1
 
     def _look(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -15,7 +16,7 @@ import grpc.aio
 import pytest
 import trustme
 
-from gateway.upstreams.grpc_call import CallFailed, Code, Lost, MessageTooLong, NotGrpc
+from gateway.upstreams.grpc_call import Call, CallFailed, Code, Lost, MessageTooLong, NotGrpc
 from gateway.upstreams.grpc_client import Channel
 from tests.support.http2_server import HEAD, OK, Asked, Server, framed, http2_server
 from tests.support.timing import patience, until
@@ -215,6 +216,44 @@ async def test_calls_that_a_server_has_no_room_for_wait_for_their_turn() -> None
     assert len(server.connections) == 1
 
 
+async def test_whoever_asks_again_and_again_lets_others_have_their_turn() -> None:
+    answered: list[str] = []
+
+    async def greedy() -> None:
+        for _ in range(20):
+            await ask(made)
+            answered.append("greedy")
+
+    async def modest() -> None:
+        await ask(made)
+        answered.append("modest")
+
+    async with http2_server(answer, at_once=1) as server, channel(server.port) as made:
+        await asyncio.gather(greedy(), modest(), modest())
+    assert "modest" not in answered[5:]
+
+
+async def test_those_who_wait_for_a_turn_in_vain_leave_nothing_behind() -> None:
+    async def never(asked: Asked) -> None:
+        await asyncio.sleep(3600)
+
+    def futures() -> int:
+        return sum(type(each) is asyncio.Future for each in gc.get_objects())
+
+    async with http2_server(never, at_once=1) as server, channel(server.port) as made:
+        first = asyncio.create_task(fails(made))
+        await until(lambda: server.calls)
+        before = futures()
+        for _ in range(100):
+            waiting = asyncio.create_task(ask(made))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert futures() < before + 50
+        await made.close()
+        await first
+
+
 async def test_who_waits_for_a_turn_on_a_connection_that_is_lost_goes_to_the_next() -> None:
     async def lost_at_first(asked: Asked) -> None:
         if len(server.connections) == 1:
@@ -350,6 +389,37 @@ async def test_news_before_the_answer_are_passed_over_and_pieces_come_as_they_li
         assert [one async for one in messages] == [b"one", b"", b"three"]
 
 
+async def test_a_call_for_one_message_ends_where_more_come_than_that() -> None:
+    cancelled: list[Asked] = []
+
+    async def pour(asked: Asked) -> None:
+        asked.head()
+        asked.data(framed(b"again") * 3)
+        await asked.gone.wait()
+        cancelled.append(asked)
+
+    async with http2_server(pour) as server, channel(server.port) as made:
+        assert "2 messages or more" in str(await fails(made))
+        await until(lambda: cancelled)
+
+
+def test_messages_of_nothing_hold_their_server_back_too() -> None:
+    class Counting:
+        count = 0
+
+        def taken(self, call: Call, count: int) -> None:
+            self.count += count
+
+    carrier = Counting()
+    call = Call(carrier, 1000, whole=False)
+    for _ in range(50):
+        call.on_data(framed(b"") * 3000)
+    assert carrier.count < 300_000
+    while call.messages:
+        call.take()
+    assert carrier.count == 50 * 15_000
+
+
 async def test_a_stream_that_is_closed_is_cancelled() -> None:
     closed: list[Asked] = []
 
@@ -455,6 +525,53 @@ async def test_a_server_that_hangs_up_before_it_spoke_was_not_reached() -> None:
         error = await asking
     assert isinstance(error, OSError)
     assert error.strerror == "closed before it had spoken"
+
+
+async def test_all_who_need_a_connection_wait_for_the_same_and_fail_with_it() -> None:
+    reached = 0
+
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal reached
+        reached += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server, channel(server.sockets[0].getsockname()[1]) as made:
+        for error in await asyncio.gather(*(fails(made) for _ in range(50))):
+            assert isinstance(error, OSError)
+        assert reached == 1
+        await fails(made)
+        assert reached == 2
+
+
+async def test_a_connection_is_made_for_the_others_too_where_the_first_has_left() -> None:
+    async with http2_server(answer, mute=True) as server, channel(server.port) as made:
+        first = asyncio.create_task(ask(made))
+        second = asyncio.create_task(ask(made))
+        await until(lambda: server.connections)
+        first.cancel()
+        await asyncio.wait([first])
+        server.mute = False
+        server.connections[0].connection_made(server.connections[0].transport)
+        assert await second == b"hi"
+
+
+async def test_a_server_that_always_goes_away_at_once_is_not_asked_for_ever() -> None:
+    async with http2_server(answer) as server, channel(server.port) as made:
+        server.leaving = 1000
+        assert "goes away" in str(await fails(made))
+        assert len(server.connections) == 3
+
+
+async def test_a_channel_that_is_closed_while_it_connects_is_closed() -> None:
+    async with http2_server(answer, mute=True) as server, channel(server.port) as made:
+        asking = asyncio.create_task(fails(made))
+        await until(lambda: server.connections)
+        await made.close()
+        assert isinstance(await asking, Lost)
+        assert isinstance(await fails(made), Lost)
+        await until(server.connections[0].transport.is_closing)
+        assert len(server.connections) == 1
 
 
 async def test_nobody_listening_is_told_at_once() -> None:
