@@ -182,10 +182,12 @@ class Assembly:
     def _forget_pipelines(self, names: tuple[str, ...]) -> None:
         """Undo what one site counts for."""
         self._named.subtract(names)
-        for name in names:
-            if not self._named[name]:
-                del self._named[name]
-                self._metrics.forget(pipeline=name)
+        gone = {name for name in names if not self._named[name]}
+        for name in gone:
+            del self._named[name]
+        if gone:
+            # All at once: every series is looked at, and there are some for each pipeline.
+            self._metrics.forget(("pipeline",), {(name,) for name in gone})
 
     async def _attend(self, name: str, section: UpstreamConfig, bounds: BoundsConfig) -> _Attended:
         upstream = _upstream(name, section, bounds, self._session)
@@ -209,7 +211,7 @@ class Assembly:
         labels = (gone.upstream.name, gone.upstream.kind)
         left = [(each.upstream.name, each.upstream.kind) for each in self._upstreams.things()]
         if labels not in left:
-            self._metrics.forget(upstream=labels[0], kind=labels[1])
+            self._metrics.forget(("upstream", "kind"), {labels})
 
 
 def _upstream(

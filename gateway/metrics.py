@@ -7,6 +7,7 @@ Does not know: what is measured, or when.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from enum import StrEnum
 from functools import partial
 from typing import Final
@@ -242,13 +243,14 @@ class Metrics:
             series = self._calls[key] = CallSeries(self, *key)
         return series
 
-    def forget(self, **labels: str) -> None:
-        """Drop every series with these ``labels``: what they name is not configured any more.
+    def forget(self, names: Sequence[str], gone: Set[tuple[str, ...]]) -> None:
+        """Drop every series whose labels of these ``names`` have values that are in ``gone``: they
+        are not configured any more.
 
         Else each configuration that there ever was would stay in memory and in every scrape."""
         self._calls.clear()  # what is still needed is found again
         for family in vars(self).values():
-            if isinstance(family, Counter | Gauge | Histogram) and labels.keys() <= set(
+            if isinstance(family, Counter | Gauge | Histogram) and set(names) <= set(
                 family.labelnames
             ):
-                family.forget(labels)
+                family.forget(names, gone)

@@ -12,7 +12,7 @@ Does not know: what is counted, nor how it is exposed.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -106,13 +106,13 @@ class _Family(Collector, Generic[S]):
         """Every series there is now, by its label values."""
         return list(self._series.items())
 
-    def forget(self, labels: Mapping[str, str]) -> None:
-        """Drop every series with these ``labels``."""
-        places = [(self.labelnames.index(name), value) for name, value in labels.items()]
+    def forget(self, names: Sequence[str], gone: Set[tuple[str, ...]]) -> None:
+        """Drop every series whose labels of these ``names`` have values that are in ``gone``."""
+        places = [self.labelnames.index(name) for name in names]
         self._series = {
             values: series
             for values, series in self._series.items()
-            if any(values[place] != value for place, value in places)
+            if tuple([values[place] for place in places]) not in gone
         }
 
     def describe(self) -> Iterable[Metric]:
