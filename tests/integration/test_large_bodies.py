@@ -13,7 +13,7 @@ import pytest
 from tests.support.client import read_events
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
-from tests.support.timing import Stopwatch
+from tests.support.timing import Stopwatch, every_time
 
 CONFIG = """
 transforms: {{large: {{over_bytes: {over_bytes}}}}}
@@ -106,6 +106,7 @@ async def longest_gap(stop: asyncio.Event) -> float:
 
 
 @pytest.mark.parametrize("view", ["", "/json"])
+@every_time
 async def test_a_large_observation_leaves_the_loop_to_others(view: str) -> None:
     script = answering(20_000)  # about 3 MB
     async with (
@@ -130,6 +131,7 @@ async def test_a_large_observation_leaves_the_loop_to_others(view: str) -> None:
         assert json.loads(text)["observation"] == sum(range(20_000))
 
 
+@every_time
 async def test_twenty_megabytes_of_base64_arrive_whole_and_leave_the_loop_to_others() -> None:
     data = bytes(range(256)) * (20 * 1024 * 1024 // 256)
     body = json.dumps({"media": [base64.b64encode(data).decode()]}).encode()

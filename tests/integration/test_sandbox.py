@@ -24,7 +24,7 @@ from tests.support.sandboxes import (
     page_faults,
     running,
 )
-from tests.support.timing import Stopwatch
+from tests.support.timing import Stopwatch, every_time
 
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 
@@ -69,6 +69,7 @@ BOMBS: list[tuple[str, str, bytes, set[str]]] = [
     [bomb[1:] for bomb in BOMBS],
     ids=[bomb[0] for bomb in BOMBS],
 )
+@every_time
 async def test_a_bomb_is_answered_in_time_and_nobody_else_notices(
     engine: Engine, expression: str, text: bytes, reasons: set[str]
 ) -> None:
@@ -94,6 +95,7 @@ async def test_a_pattern_that_backtracks_without_end_is_linear_in_the_default_en
         assert await sandbox.evaluate(*REDOS) == b"false"
 
 
+@every_time
 async def test_a_pattern_that_backtracks_without_end_is_killed_in_the_other_engine() -> None:
     async with running(engine="jsonata-python") as sandbox:
         before = child_pids(os.getpid())
@@ -148,6 +150,7 @@ async def test_an_evaluation_finds_the_memory_that_the_one_before_has_let_go_of(
     assert min(faults) * resource.getpagesize() < len(text) / 2
 
 
+@every_time
 async def test_several_bombs_at_once_leave_every_other_expression_its_turn() -> None:
     async with running(processes=2, waiting_max=32) as sandbox:
         async with Watch() as watch:
@@ -250,6 +253,7 @@ async def test_an_expression_longer_than_its_bound_is_refused_unread() -> None:
     assert caught.value.message == "the transform has 11 bytes; at most 10 are allowed"
 
 
+@every_time
 async def test_a_result_of_the_whole_bound_comes_back_whole_and_the_loop_goes_on() -> None:
     text = msgspec.json.encode([f"{n:096}" for n in range(100_000)])
     async with running(time_s=5, output_bytes_max=len(text)) as sandbox, Watch() as watch:
