@@ -116,10 +116,11 @@ def every_time(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None
     async def tried(*args: P.args, **kwargs: P.kwargs) -> None:
         for _ in range(2):
             try:
-                return await test(*args, **kwargs)
+                await test(*args, **kwargs)
             except AssertionError:
                 gc.collect()
+            else:
+                return
         await test(*args, **kwargs)
-        return None
 
     return tried
