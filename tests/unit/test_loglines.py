@@ -73,3 +73,11 @@ def test_a_head_that_is_itself_too_long_still_leaves_room() -> None:
     line = {**HEAD, "event": "e" * 500, "exception": "x" * 100}
     lines = [json.loads(each) for each in divided(line, BYTES_MAX)]
     assert "".join(each.get("exception", "") for each in lines) == "x" * 100
+
+
+def test_a_list_of_short_items_is_divided_between_them() -> None:
+    problems = [f"{number}: {'x' * 90}" for number in range(9)]
+    first, *rest = parts({**HEAD, "problems": problems})
+    assert first["part"] == 1
+    assert len(rest) > 2
+    assert [item for each in rest for item in each["problems"]] == problems

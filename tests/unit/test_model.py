@@ -49,3 +49,9 @@ def test_an_actor_sees_the_request_twice_and_the_finished_layers() -> None:
         "media": [{"id": "media-1", "contentType": "image/png", "size": 3}],
     }
     assert view == {**fields, "request": fields, "layers": json.loads(layers)}
+
+
+def test_a_file_is_shown_without_its_bytes() -> None:
+    assert (
+        repr(Media("media-1", b"secret", "text/plain")) == "Media('media-1', 6 bytes, 'text/plain')"
+    )
