@@ -99,12 +99,7 @@ class Guard:
             while True:
                 turn = self.breaker.ordinary
                 if turn is None or not self.admission.take():
-                    try:
-                        turn = await self._admitted(deadlines, by)
-                    except GatewayError as refusal:
-                        if failure is None:
-                            raise
-                        raise failure from refusal
+                    turn = await self._admitted(deadlines, by, failure)
                 attempt = Attempt(self, turn, deadlines, by, fate)
                 by = attempt.watch.first_by
                 try:
@@ -156,12 +151,7 @@ class Guard:
             while True:
                 turn = self.breaker.ordinary
                 if turn is None or not self.admission.take():
-                    try:
-                        turn = await self._admitted(deadlines, by)
-                    except GatewayError as refusal:
-                        if failure is None:
-                            raise
-                        raise failure from refusal
+                    turn = await self._admitted(deadlines, by, failure)
                 attempt = Attempt(self, turn, deadlines, by, fate)
                 watch = attempt.watch
                 by = watch.first_by
@@ -281,7 +271,21 @@ class Guard:
         else:
             logs.events.info("upstream answers again", extra={"fields": fields})
 
-    async def _admitted(self, deadlines: Deadlines, by: float) -> Turn:
+    async def _admitted(
+        self, deadlines: Deadlines, by: float, failure: GatewayError | None
+    ) -> Turn:
+        """As ``_awaited``; what is refused to a call that is made again is told as the ``failure``
+        of its attempt before."""
+        try:
+            return await self._awaited(deadlines, by)
+        except GatewayError as refusal:
+            if failure is None:
+                raise
+            raise failure from refusal
+        finally:
+            failure = None  # its traceback holds this frame
+
+    async def _awaited(self, deadlines: Deadlines, by: float) -> Turn:
         """Leave of the breaker, and a slot; waits for one until ``by`` at most."""
         if not self.breaker.admits(self.clock()):
             raise self._resting()

@@ -11,6 +11,7 @@ Does not know: what is counted, nor how it is exposed.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence, Set
 from typing import Final, Generic, TypeVar
@@ -119,11 +120,13 @@ class _Family(Collector, Generic[S]):
         """See prometheus-client: the family without its series."""
         return [self._metric()]
 
+    @abstractmethod
     def _new(self) -> S:
-        raise NotImplementedError
+        """A series that nothing has been counted in."""
 
+    @abstractmethod
     def _metric(self) -> Metric:
-        raise NotImplementedError
+        """The family as prometheus-client has it, without its series."""
 
 
 class Counter(_Family[Count]):
