@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from math import ceil, isfinite
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final, Literal, NoReturn, Protocol
 
@@ -75,7 +76,7 @@ class Bounds:
 
 
 class Transform(Protocol):
-    """A compiled expression. Bound to the thread that compiled it, which must also let go of it."""
+    """A compiled expression. Bound to the thread that compiled it."""
 
     def evaluate(self, text: str, bindings: Mapping[str, Any] | None = None) -> str | None:
         """JSON text in, JSON text out; ``None`` where the expression yields nothing.
@@ -92,10 +93,9 @@ class Transform(Protocol):
         ...
 
     def release(self) -> None:
-        """Let go of what was compiled: it is evaluated no more.
+        """Let go of what was compiled, at once: it is evaluated no more.
 
-        By the thread that compiled it. Whatever still refers to the transform, such as the frames
-        that a failure's traceback holds, may then be garbage on any thread.
+        By the thread that compiled it.
         """
         ...
 
@@ -132,12 +132,23 @@ def exceeded(reason: str, bounds: Bounds) -> TransformFailed:
     return TransformFailed(sentences[reason], reason=reason)
 
 
-class _Jsonatapy:
-    """The default engine, in Rust."""
+#: By thread, what it compiled and another thread found to be garbage.
+_orphans: dict[int, list[object]] = {}
 
-    __slots__ = ("_bounds", "_chars_safe", "_expression", "_run")
+
+class _Jsonatapy:
+    """The default engine, in Rust.
+
+    The engine's objects die on their own thread or not at all (elsewhere they stay in memory, with
+    an error that nobody can catch), and garbage that is part of a cycle may be found on any. What
+    another thread finds waits for the next expression that its own thread compiles.
+    """
+
+    __slots__ = ("_bounds", "_chars_safe", "_expression", "_run", "_thread")
 
     def __init__(self, expression: str, bounds: Bounds) -> None:
+        self._thread = get_ident()
+        _orphans.pop(self._thread, None)
         try:
             compiled = jsonatapy.compile(
                 expression,
@@ -182,6 +193,10 @@ class _Jsonatapy:
 
     def release(self) -> None:
         del self._expression, self._run
+
+    def __del__(self) -> None:
+        if get_ident() != self._thread and hasattr(self, "_expression"):
+            _orphans.setdefault(self._thread, []).extend((self._expression, self._run))
 
     def _check_function(self, text: str, bindings: dict[str, Any] | None, left_s: float) -> None:
         """A function is written as an empty string; as a Python value the two differ.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -295,6 +296,20 @@ def test_a_binding_that_is_no_json_fails_the_evaluation(value: object) -> None:
     error = failure("$x", "{}", {"x": value})
     assert error.reason == "evaluation"
     assert error.message.startswith("a binding is not JSON: ")
+
+
+def test_an_expression_in_a_cycle_may_be_garbage_on_another_thread() -> None:
+    cycle: list[object] = [compile_expression("a.b", bounds=Bounds())]
+    cycle.append(cycle)
+    gc.collect()
+    del cycle
+
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+
+    # What the other thread could not free is freed here (pytest fails for what cannot be raised).
+    assert compile_expression("a", bounds=Bounds()).evaluate('{"a": 1}') == "1"
 
 
 def test_another_thread_gets_an_error_it_can_catch() -> None:
