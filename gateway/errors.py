@@ -48,6 +48,10 @@ class Code(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     OVERLOADED = "overloaded"
     SHUTTING_DOWN = "shutting_down"
+    CONFLICT = "conflict"
+    GONE = "gone"
+    STORE_UNAVAILABLE = "store_unavailable"
+    STORE_FULL = "store_full"
     INTERNAL = "internal"
 
 
@@ -73,6 +77,10 @@ STATUS: Final[dict[Code, int]] = {
     Code.UPSTREAM_TIMEOUT: 504,
     Code.OVERLOADED: 503,
     Code.SHUTTING_DOWN: 503,
+    Code.CONFLICT: 409,
+    Code.GONE: 410,
+    Code.STORE_UNAVAILABLE: 503,
+    Code.STORE_FULL: 507,
     Code.INTERNAL: 500,
 }
 
@@ -202,6 +210,12 @@ class Overloaded(GatewayError):
 
     outcome = Outcome.REJECTED
     default_code = Code.OVERLOADED
+
+
+class StoreFailed(GatewayError):
+    """Where executions are kept cannot be reached, or cannot take more. The message says which."""
+
+    default_code = Code.STORE_UNAVAILABLE
 
 
 class ShuttingDown(GatewayError):
