@@ -19,6 +19,7 @@ from gateway.errors import ConfigError
 from gateway.pipeline_sections import PipelineConfig
 from gateway.sections import (
     BoundsConfig,
+    ExecutionsConfig,
     KeyConfig,
     Section,
     ServerConfig,
@@ -43,6 +44,9 @@ class Config(Section):
     keys: tuple[KeyConfig, ...] | None = Field(
         default=None,
         description="The clients' keys. Absent: the gateway is open to all.",
+    )
+    executions: ExecutionsConfig | None = Field(
+        default=None, description="Work that outlives the request. Absent: none is kept."
     )
     upstreams: dict[Name, UpstreamConfig] = Field(description="The APIs behind the gateway.")
     pipelines: dict[Name, PipelineConfig] = Field(description="What clients can call.")

@@ -16,7 +16,9 @@ from gateway.values import (
     HeaderName,
     KeyHash,
     Name,
+    Network,
     Secret,
+    StoreUrl,
     TritonUrl,
     WebUrl,
     Workers,
@@ -225,6 +227,11 @@ class KeyConfig(Section):
     pipelines: tuple[str, ...] = Field(
         default=("*",), description="Names of pipelines it opens; * and ? stand for any characters."
     )
+    tenant: Name | None = Field(
+        default=None,
+        description="Whose the executions and webhooks are that it makes. Keys of one tenant share "
+        "them; absent: the key's own.",
+    )
 
 
 class ConcurrencyConfig(Section):
@@ -294,6 +301,90 @@ class RetriesConfig(Section):
         description="Whether a call that may have begun to run is made again too. Absent: only on "
         "Triton, where an inference changes nothing.",
     )
+
+
+class HooksConfig(Section):
+    """Where webhooks may lead, and how long their delivery is tried."""
+
+    allow_networks: tuple[Network, ...] = Field(
+        default=(),
+        description="Networks (10.1.0.0/16, ::1/128) that webhooks may lead to although they are "
+        "private, loopback, link-local or otherwise not public.",
+    )
+    timeout_s: float = Field(
+        default=30.0, gt=0, le=30, description="Seconds for one delivery, connecting included."
+    )
+    retry_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="Seconds to the second attempt; each further one waits longer, hours in the "
+        "end.",
+    )
+    attempts_max: int = Field(
+        default=10, ge=1, le=100, description="Attempts at one delivery; then it is given up."
+    )
+    concurrency: int = Field(
+        default=16, ge=1, le=1000, description="Deliveries of one worker at once."
+    )
+    hooks_max: int = Field(default=1000, ge=1, le=1_000_000, description="Webhooks of one owner.")
+    rotation_s: float = Field(
+        default=float(DAY_S),
+        ge=0,
+        le=30 * DAY_S,
+        description="Seconds for which a replaced secret still signs beside the new one.",
+    )
+
+
+class ExecutionsConfig(Section):
+    """Executions: work that outlives the request. Absent: the gateway keeps none."""
+
+    store: StoreUrl = Field(
+        default="sqlite:executions.db",
+        description="sqlite:PATH, a file beside the configuration, or redis://HOST:PORT/NUMBER "
+        "(rediss:// with TLS), which any number of replicas may share.",
+    )
+    username: str | None = Field(default=None, description="The gateway's user of that Redis.")
+    password: Secret | None = Field(default=None, description="Its password there.")
+    retention_days: float = Field(
+        default=30.0, gt=0, le=3650, description="Executions are removed so long after their end."
+    )
+    media_bytes_max: int = Field(
+        default=32 * MIB, ge=1, le=512 * MIB, description="One file that an execution keeps."
+    )
+    media_max: int = Field(
+        default=64, ge=1, le=10_000, description="Files that one execution keeps."
+    )
+    events_max: int = Field(
+        default=10_000,
+        ge=10,
+        le=1_000_000,
+        description="Events of one execution that are kept to be resumed from; the newest.",
+    )
+    resume_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Streams of direct calls carry IDs, run on for so many seconds when their "
+        "client has gone, and can be resumed; 0: they end with their client.",
+    )
+    lease_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=600,
+        description="A replica that has not been heard of for so long is taken for dead, and its "
+        "runs begin again elsewhere.",
+    )
+    attempts_max: int = Field(
+        default=3, ge=1, le=1000, description="How often a run is begun before it is given up."
+    )
+    concurrency: int = Field(
+        default=16, ge=1, le=10_000, description="Queued runs that one worker runs at once."
+    )
+    queue_max: int = Field(
+        default=100_000, ge=1, le=100_000_000, description="Runs that may be queued; more: 503."
+    )
+    hooks: HooksConfig = Field(default=HooksConfig(), description="Webhooks.")
 
 
 class UpstreamSection(Section):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from re import compile as compile_pattern
 from typing import Annotated, Any, Final
@@ -158,7 +159,7 @@ def _checked_url(url: str, schemes: tuple[str, ...]) -> str:
     if not host or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("must name a host, in visible ASCII without spaces")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must hold no user and password; a secret goes into api_key")
+        raise ValueError("must hold no user and password; a secret has a key of its own")
     if "?" in url or "#" in url:
         raise ValueError("must end before any ? or #")
     return url.rstrip("/")
@@ -268,6 +269,37 @@ TritonUrl = Annotated[
     str,
     AfterValidator(partial(_checked_url, schemes=("grpc", "grpcs", "http", "https"))),
     Words("a URL that begins with grpc://, grpcs://, http:// or https://"),
+]
+STORE_KINDS: Final = ("sqlite", "redis", "rediss")
+
+
+def _store_url(value: str, info: ValidationInfo) -> str:
+    """``sqlite:`` and an absolute path, or the URL of a Redis."""
+    kind, colon, rest = value.partition(":")
+    if not colon or kind not in STORE_KINDS:
+        raise ValueError("must begin with sqlite:, redis:// or rediss://")
+    if kind != "sqlite":
+        return _checked_url(value, schemes=STORE_KINDS[1:])
+    if not rest or "\0" in rest or rest.startswith("//"):
+        raise ValueError("must name a file: sqlite:executions.db, or sqlite:/var/lib/executions.db")
+    folder = info.context.folder if isinstance(info.context, Source) else Path()
+    return f"sqlite:{Path(os.path.abspath(folder / rest))}"
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError as error:
+        raise ValueError(f"is no network: {error}") from None
+
+
+StoreUrl = Annotated[
+    str,
+    AfterValidator(_store_url),
+    Words("sqlite: and the path of a file, or a URL that begins with redis:// or rediss://"),
+]
+Network = Annotated[
+    str, AfterValidator(_network), Words("a network such as 10.1.0.0/16", shown=True)
 ]
 HeaderName = Annotated[str, AfterValidator(_header_name), Words("the name of a header", shown=True)]
 KeyHash = Annotated[str, AfterValidator(_key_hash), Words("the SHA-256 of the key, 64 hex digits")]

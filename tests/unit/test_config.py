@@ -102,7 +102,22 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
           client: {{time_s: 2, memory_bytes_max: 67108864, expression_bytes_max: 6,
                     output_bytes_max: 7, processes: 8, waiting_max: 0}}
         keys:
-        - {{name: team, sha256: {HASH.upper()}, pipelines: ["a*", b]}}
+        - {{name: team, sha256: {HASH.upper()}, pipelines: ["a*", b], tenant: t}}
+        executions:
+          store: sqlite:work/e.db
+          retention_days: 1.5
+          media_bytes_max: 1
+          media_max: 2
+          events_max: 10
+          resume_s: 3
+          lease_s: 4
+          attempts_max: 5
+          concurrency: 6
+          queue_max: 7
+          username: u
+          password: secret
+          hooks: {{allow_networks: [10.1.0.0/16, "::1"], timeout_s: 1, retry_s: 2, attempts_max: 3,
+                   concurrency: 4, hooks_max: 5, rotation_s: 6}}
         upstreams:
           cam: {{kind: cambrion, url: https://cam/v1/, api_key: secret, required: no}}
           pup: {{kind: pupau, url: http://pup}}
@@ -138,7 +153,22 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
         "client": {"time_s": 2.0, "memory_bytes_max": 67108864, "expression_bytes_max": 6,
                    "output_bytes_max": 7, "processes": 8, "waiting_max": 0},
     }  # fmt: skip
-    assert dumped["keys"] == ({"name": "team", "sha256": HASH, "pipelines": ("a*", "b")},)
+    assert dumped["keys"] == (
+        {"name": "team", "sha256": HASH, "pipelines": ("a*", "b"), "tenant": "t"},
+    )
+    assert config.executions is not None
+    assert str(config.executions.password) == "**********"
+    kept = {key: value for key, value in dumped["executions"].items() if key != "password"}
+    assert Path(kept.pop("store").removeprefix("sqlite:")).parts[-2:] == ("work", "e.db")
+    assert kept == {
+        "username": "u", "retention_days": 1.5, "media_bytes_max": 1, "media_max": 2,
+        "events_max": 10, "resume_s": 3.0, "lease_s": 4.0, "attempts_max": 5, "concurrency": 6,
+        "queue_max": 7,
+        "hooks": {
+            "allow_networks": ("10.1.0.0/16", "::1/128"), "timeout_s": 1.0, "retry_s": 2.0,
+            "attempts_max": 3, "concurrency": 4, "hooks_max": 5, "rotation_s": 6.0,
+        },
+    }  # fmt: skip
     cambrion, pupau, triton = config.upstreams.values()
     assert cambrion.url == "https://cam/v1"
     assert not cambrion.required
@@ -182,6 +212,27 @@ def test_a_section_written_once_can_be_used_again(loaded: Loader) -> None:
 
 #: What is wrong: the text of a file, and every problem it must name.
 WRONG: dict[str, tuple[str, list[str]]] = {
+    "a store of no kind that there is, and one that is no file": (
+        LEAST + "executions: {store: mysql://x}\n",
+        ["6:21: executions.store: must begin with sqlite:, redis:// or rediss://"],
+    ),
+    "a store that names no file": (
+        LEAST + "executions: {store: 'sqlite:'}\n",
+        [
+            "6:21: executions.store: must name a file: sqlite:executions.db, or "
+            "sqlite:/var/lib/executions.db"
+        ],
+    ),
+    "a password within the URL of a store": (
+        LEAST + "executions: {store: 'redis://me:secret@r/0'}\n",
+        [
+            "6:21: executions.store: must hold no user and password; a secret has a key of its own"
+        ],
+    ),
+    "a network that is none": (
+        LEAST + "executions: {hooks: {allow_networks: [10.0.0.1/8]}}\n",
+        ["6:39: executions.hooks.allow_networks[0]: \"10.0.0.1/8\" is no network: 10.0.0.1/8 has host bits set"],
+    ),
     "an unknown key, and the nearest one there is": (
         LEAST + "server:\n  prot: 80\n",
         ['7:3: server.prot: unknown key; did you mean "port"?'],
@@ -447,7 +498,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(
 
 
 WEB = "must begin with http:// or https://"
-NO_PASSWORD = "must hold no user and password; a secret goes into api_key"
+NO_PASSWORD = "must hold no user and password; a secret has a key of its own"
 GRPC = "must begin with grpc://, grpcs://, http:// or https://"
 
 
