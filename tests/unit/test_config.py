@@ -231,7 +231,10 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "a network that is none": (
         LEAST + "executions: {hooks: {allow_networks: [10.0.0.1/8]}}\n",
-        ["6:39: executions.hooks.allow_networks[0]: \"10.0.0.1/8\" is no network: 10.0.0.1/8 has host bits set"],
+        [
+            '6:39: executions.hooks.allow_networks[0]: "10.0.0.1/8" is no network: 10.0.0.1/8 has '
+            "host bits set"
+        ],
     ),
     "an unknown key, and the nearest one there is": (
         LEAST + "server:\n  prot: 80\n",
