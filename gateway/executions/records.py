@@ -184,10 +184,12 @@ class Ending(Struct, frozen=True):
 
 class Beat(Struct, frozen=True):
     """What a holder learns when it shows that it lives. ``holders``: every holder's count of beats;
-    ``cancelled``: its own runs that are to be given up, with their turns."""
+    ``held``: the turns that it has in its hands (whatever else it runs was taken from it, or its
+    execution removed); ``cancelled``: those of them that are to be given up."""
 
     holders: dict[str, int]
-    cancelled: tuple[tuple[Key, int], ...] = ()
+    held: frozenset[tuple[Key, int]]
+    cancelled: frozenset[tuple[Key, int]] = frozenset()
 
 
 def checked_id(given: str, what: str) -> str:
