@@ -7,8 +7,9 @@ Whether a holder is alive is not told by any clock's hour, which may jump: it ad
 beats, and whoever watches measures by a clock of its own how long the count has stood still.
 
 Every call raises ``StoreFailed`` where the store cannot be reached or cannot take more (503, or
-507 where it is full), and says so within a bounded time; then it is not known whether it happened
-unless its docstring says so.
+507 where it is full), and says so within a bounded time; then it is not known whether it happened.
+So calls that are made again with the same arguments change nothing more: events of numbers that are
+there already, deliveries of IDs that are known, are not added twice.
 
 Owns: the names, arguments and promises of these calls.
 Does not know: how any store keeps them.
