@@ -78,12 +78,18 @@ class Store(Protocol):
 
     # Media and observation
 
-    async def add_media(self, key: Key, media: Media) -> bool:
-        """Keep ``media`` with the execution, behind what it has. ``False``: no such execution."""
+    async def add_media(self, key: Key, media: Media, *, media_max: int) -> bool:
+        """Keep ``media`` with the execution, behind what it has. ``False``: no such execution.
+
+        Raises RequestRejected (``Code.CONFLICT``) where it has ``media_max`` already."""
         ...
 
     async def media(self, key: Key, media_id: str) -> Media | None:
         """One of the execution's media; ``None``: there is none of that ID."""
+        ...
+
+    async def has_media(self, key: Key) -> bool:
+        """Whether the execution has any media; ``False`` also where there is no such execution."""
         ...
 
     async def all_media(self, key: Key) -> tuple[Media, ...]:
