@@ -1,4 +1,4 @@
-"""Who is calling, and which pipelines that key opens.
+"""Who is calling, which pipelines that key opens, and whose executions it makes.
 
 Owns: the finding of a key among a request's headers, and its comparison with the configured ones.
 Does not know: the keys themselves; only their SHA-256 is ever kept.
@@ -27,10 +27,12 @@ _NAME_CHARS_KEPT: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of one key: its ``name``, and the patterns of the pipelines it opens."""
+    """The holder of one key: its ``name``, the patterns of the pipelines it opens, and whose the
+    executions and webhooks are that it makes: ``owner`` is ``""`` where there are no keys."""
 
     name: str | None
     patterns: tuple[str, ...]
+    owner: str = ""
 
     def may(self, pipeline: str) -> bool:
         """Whether the key opens a pipeline of this name, be there one or not."""
@@ -56,7 +58,8 @@ class Keyring:
         if keys is not None:
             digests = ((bytes.fromhex(key.sha256), key) for key in keys)
             self._callers = {
-                digest: (digest, Caller(key.name, key.pipelines)) for digest, key in digests
+                digest: (digest, Caller(key.name, key.pipelines, key.tenant or key.name))
+                for digest, key in digests
             }
 
     def identify(self, headers: Mapping[str, str]) -> Caller:

@@ -40,9 +40,13 @@ class Mode(StrEnum):
     EXECUTE_JSON = "execute_json"
     EXECUTE_TRANSFORM = "execute_transform"
     EXECUTE_STREAM = "execute_stream"
+    EXECUTE_ASYNC = "execute_async"
     QUERY = "query"
     QUERY_STREAM = "query_stream"
     DESCRIBE = "describe"
+    EXECUTIONS = "executions"
+    WATCH = "watch"
+    HOOKS = "hooks"
     OTHER = "other"
 
 

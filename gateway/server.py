@@ -23,6 +23,7 @@ from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
+from gateway.execution_calls import kept_nowhere
 from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.keys import Caller
@@ -106,7 +107,7 @@ class Gateway:
                     raise _shutting_down()
                 target = resolve(request.method, path)
                 exchange.dialect, exchange.mode = target.dialect, target.mode
-                return await self._actions[target.action](exchange, target)
+                return await self._actions.get(target.action, kept_nowhere)(exchange, target)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  told and logged
                 return await self._failed(exchange, error)
         except asyncio.CancelledError:

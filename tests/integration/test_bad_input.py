@@ -130,7 +130,8 @@ async def test_a_bad_body_is_told_in_the_callers_dialect(
         ("GET", "/v1/pipelines/nope/definition", 404),
         ("POST", "/pipelines/nope/queries", 404),
         ("POST", "/pipelines/%00%0a/queries", 404),
-        ("POST", "/v1/pipelines/doc/executeAsync", 404),
+        ("POST", "/v1/pipelines/doc/executeAsync", 400),
+        ("GET", "/v1/executions/e-1", 400),
         ("GET", "/nope", 404),
     ],
 )

@@ -69,6 +69,19 @@ def test_a_key_opens_the_pipelines_of_its_patterns_only() -> None:
     ]
 
 
+def test_what_a_key_makes_is_its_tenants_or_else_its_own() -> None:
+    ring = Keyring(
+        [
+            KeyConfig(name=name, sha256=hashlib.sha256(name.encode()).hexdigest(), tenant=tenant)
+            for name, tenant in (("one", "acme"), ("other", "acme"), ("alone", None))
+        ]
+    )
+    owners = [ring.identify(CIMultiDict({"Api-Key": name})).owner for name in ("one", "other")]
+    assert owners == ["acme", "acme"]
+    assert ring.identify(CIMultiDict({"Api-Key": "alone"})).owner == "alone"
+    assert Keyring(None).identify(CIMultiDict()).owner == ""
+
+
 def test_without_configured_keys_everything_is_open() -> None:
     caller = Keyring(None).identify(CIMultiDict())
     assert caller.name is None

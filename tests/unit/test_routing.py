@@ -31,6 +31,14 @@ CALLS = [
         "a",
     ),
     ("POST", "/pipelines/a%2Fb/queries", "query", Dialect.PUPAU, Mode.QUERY, "a/b"),
+    (
+        "POST",
+        "/v1/pipelines/a/executeAsync",
+        "execute_async",
+        Dialect.CAMBRION,
+        Mode.EXECUTE_ASYNC,
+        "a",
+    ),
     ("GET", "/healthz", "healthz", Dialect.CAMBRION, Mode.OTHER, ""),
     ("GET", "/readyz", "readyz", Dialect.CAMBRION, Mode.OTHER, ""),
     ("GET", "/metrics", "metrics", Dialect.CAMBRION, Mode.OTHER, ""),
@@ -50,6 +58,48 @@ def test_each_call_is_found(
     )
 
 
+EXECUTION_CALLS = [
+    ("POST", "", "create_execution", "", ""),
+    ("GET", "/", "list_executions", "", ""),
+    ("GET", "/e-1", "get_execution", "e-1", ""),
+    ("DELETE", "/e-1", "delete_execution", "e-1", ""),
+    ("POST", "/e-1/cancel", "cancel_execution", "e-1", ""),
+    ("POST", "/e-1/submit", "submit_execution", "e-1", ""),
+    ("HEAD", "/e-1/events", "watch_execution", "e-1", ""),
+    ("GET", "/e-1/observation", "get_observation", "e-1", ""),
+    ("POST", "/e-1/observation", "post_observation", "e-1", ""),
+    ("GET", "/e-1/observation/json", "observation_json", "e-1", ""),
+    ("POST", "/e-1/observation/json", "observation_json", "e-1", ""),
+    ("POST", "/e-1/observation/transform", "transform_observation", "e-1", ""),
+    ("POST", "/e-1/observation/media", "add_media", "e-1", ""),
+    ("GET", "/%2E%2e%2fx/observation/media/m", "get_media", "../x", "m"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "action", "name", "media_id"), EXECUTION_CALLS)
+def test_each_call_of_an_execution_is_found(
+    method: str, path: str, action: str, name: str, media_id: str
+) -> None:
+    target = resolve(method, f"/v1/executions{path}")
+    assert (target.action, target.id, target.media_id) == (action, name, media_id)
+    assert target.mode is (Mode.WATCH if action == "watch_execution" else Mode.EXECUTIONS)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "action"),
+    [
+        ("POST", "", "create_hook"),
+        ("GET", "", "list_hooks"),
+        ("GET", "/h", "get_hook"),
+        ("PUT", "/h", "put_hook"),
+        ("DELETE", "/h", "delete_hook"),
+    ],
+)
+def test_each_call_of_a_webhook_is_found(method: str, path: str, action: str) -> None:
+    target = resolve(method, f"/v1/hooks{path}")
+    assert (target.action, target.id, target.mode) == (action, path[1:], Mode.HOOKS)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -59,7 +109,10 @@ def test_each_call_is_found(
         "/v2/pipelines",
         "/v1/pipelines/a/executeSync/xml",
         "/v1/pipelines/a/executeSync/json/more",
-        "/v1/pipelines/a/executeAsync",
+        "/v1/pipelines/a/executeAsync/json",
+        "/v1/executions/a/nope",
+        "/v1/executions/a/observation/media/b/c",
+        "/v1/hooks/a/b",
         "/pipelines/a",
         "/pipelines/a/b/queries",
         "/v1/pipelines/a%2Fdefinition/more",
@@ -76,6 +129,12 @@ def test_a_known_path_with_another_method_says_which_one_it_takes() -> None:
         resolve("GET", "/pipelines/a/queries")
     assert caught.value.allowed == "POST"
     assert caught.value.status == 405
+
+
+def test_a_path_that_takes_several_methods_names_them_all() -> None:
+    with pytest.raises(MethodNotAllowed, match="use GET or PUT or DELETE") as caught:
+        resolve("POST", "/v1/hooks/h")
+    assert caught.value.allowed == "GET, PUT, DELETE"
 
 
 def test_errors_before_the_call_is_known_are_told_in_the_paths_dialect() -> None:
