@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.calling import Question
     from gateway.config import Config
     from gateway.pipeline_sections import ActorSection
-    from gateway.sections import TransformsConfig
+    from gateway.sections import ExecutionsConfig, TransformsConfig
     from gateway.yamltext import Files
 
 FAILED: Final = 1
@@ -89,6 +89,14 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Listen here instead of server.port.", min=0, max=65535)
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Keep executions in this SQLite file, whatever executions.store names.",
+        ),
+    ] = None,
 ) -> None:
     """Run the gateway until it is told to stop (Ctrl-C, SIGTERM). SIGHUP reloads its files."""
     from gateway import processes  # noqa: PLC0415
@@ -96,12 +104,17 @@ def serve(
 
     given = {"host": host, "port": port}
     overrides = {key: value for key, value in given.items() if value is not None}
+    # Once and for all: a reload may come when the process stands in another folder.
+    store = None if state is None else "sqlite:/" + os.path.abspath(state).lstrip("/")
 
     def load(files: Files) -> Config:
-        _, read = _load(config, files)
+        path, read = _load(config, files)
+        sections: dict[str, Any] = {"server": read.server.model_copy(update=overrides)}
+        if store is not None:
+            sections["executions"] = _kept_in(store, read.executions, path)
+        read = read.model_copy(update=sections)
         _require(read)
-        server = read.server.model_copy(update=overrides)
-        return read.model_copy(update={"server": server})
+        return read
 
     files: Files = {}
     raise typer.Exit(processes.serve(Loaded(load(files), files), load))
@@ -214,11 +227,11 @@ def call(
 
     In a pipe each line of the answer is printed as "actor: line".
     """
-    from gateway.calling import Question  # noqa: PLC0415
+    from gateway.calling import Place, Question  # noqa: PLC0415
 
     if sum((json, observation, view, transform is not None)) > 1:
         raise typer.BadParameter("choose one of --json, --observation, --view and --transform")
-    question = Question(url, pipeline, key, tuple(file or ()), request, context)
+    question = Question(Place(url, key), pipeline, tuple(file or ()), request, context)
     if transform is not None:
         _show_result(question, "/transform", _expression(transform)[0])
     elif observation or view:
@@ -243,6 +256,19 @@ def _load(path: Path | None, files: Files | None = None) -> tuple[Path, Config]:
 
     chosen = default_path() if path is None else path
     return chosen, load(chosen, os.environ, files=files)
+
+
+def _kept_in(store: str, section: ExecutionsConfig | None, path: Path) -> ExecutionsConfig:
+    """``section`` with its executions in ``store``, an SQLite file.
+
+    Raises ConfigError where they are in a Redis, which other replicas may share."""
+    from gateway.sections import ExecutionsConfig  # noqa: PLC0415
+
+    if section is None:
+        return ExecutionsConfig(store=store)
+    if not section.store.startswith("sqlite:"):
+        raise ConfigError([f"{path}: executions.store is a Redis, so --state cannot be given"])
+    return section.model_copy(update={"store": store})
 
 
 def _require(config: Config) -> None:

@@ -246,6 +246,23 @@ def test_serve_refuses_a_port_that_is_none(run: Run, config: Path) -> None:
     assert "65535" in err
 
 
+def test_serve_keeps_no_executions_in_a_file_where_a_redis_is_configured(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    config.write_text(CONFIG + 'executions: {store: "redis://127.0.0.1:1/0"}\n')
+    assert run("serve", "--config", str(config), "--state", str(tmp_path / "kept.db")) == (
+        2, "", f"{config}: executions.store is a Redis, so --state cannot be given\n",
+    )  # fmt: skip
+
+
+def test_serve_refuses_a_folder_to_keep_executions_in(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    code, _, err = run("serve", "--config", str(config), "--state", str(tmp_path))
+    assert code == 2
+    assert "Invalid value for '--state'" in err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--json", "--observation"), ("--observation", "--view"), ("--view", "--transform", "$")],
