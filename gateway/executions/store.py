@@ -122,7 +122,8 @@ class Store(Protocol):
         deliveries: Sequence[Delivery] = (),
         runs_max: int,
     ) -> bool:
-        """Queue a run: the execution is QUEUED, unless one of its runs is running already.
+        """Queue a run: the execution is QUEUED, unless one of its runs is running already, and how
+        the one before ended is told no more. A run that is queued or running is not queued twice.
 
         ``new``: make the execution first, if there is none. ``False``: there is none.
         Raises Overloaded where ``runs_max`` runs are queued in the whole store."""
@@ -132,6 +133,7 @@ class Store(Protocol):
         self, key: Key, run_id: str, holder: str, *, queued_at: float, new: New | None = None
     ) -> Claim | None:
         """A direct run, which ``holder`` runs at once, beside others of the execution if need be.
+        Its execution is QUEUED as by ``submit`` until ``write`` says otherwise.
 
         ``None``: no such execution, and none to be made."""
         ...
@@ -174,7 +176,8 @@ class Store(Protocol):
         ...
 
     async def release(self, claim: Claim) -> None:
-        """Put a run back where it was in the queue; this turn does not count as an attempt."""
+        """Put a run back where it was in the queue; this turn does not count as an attempt. The
+        execution is QUEUED, unless another run of it is running. Raises Superseded."""
         ...
 
     async def cancel(self, key: Key, at: float, deliveries: Sequence[Delivery] = ()) -> bool:
@@ -187,7 +190,8 @@ class Store(Protocol):
     # Who lives
 
     async def beat(self, holder: str) -> Beat:
-        """Say that ``holder`` lives: its count goes up by one, from 1 where it was unknown."""
+        """Say that ``holder`` lives: its count goes up by one, to 1 where it was unknown. Whoever
+        claims a run or a delivery is known from then on, with a count of 0 until it has beaten."""
         ...
 
     async def take_over(
@@ -198,11 +202,13 @@ class Store(Protocol):
 
         Returns the runs that are not to be begun again, because they are direct, have had
         ``attempts_max`` attempts, or were being cancelled: they are ``by``'s now, with a new turn
-        each, for it to finish. ``None``: it lives, or another was faster."""
+        each, for it to finish; their ``attempt`` counts those they have had. Executions none of
+        whose runs is running any more are QUEUED. ``None``: it lives, or another was faster."""
         ...
 
     async def leave(self, holder: str) -> None:
-        """Forget a holder that has nothing in its hands any more."""
+        """Forget a holder. One that still has runs or deliveries in its hands is not forgotten, so
+        that it can be taken over."""
         ...
 
     # The log
@@ -258,8 +264,8 @@ class Store(Protocol):
 
     async def expire(self, before: float, transient_before: float) -> int:
         """Remove executions that ended, or if they never ran were made, before ``before``, and
-        transient ones that ended before ``transient_before``; both Unix seconds. Returns how many:
-        some hundreds at the most at once."""
+        transient ones that ended before ``transient_before`` and of which nothing waits to be
+        delivered; both Unix seconds. Returns how many: some hundreds at the most at once."""
         ...
 
     async def counts(self) -> dict[Status, int]:
