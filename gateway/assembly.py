@@ -19,14 +19,14 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from gateway.compiled import Make, assemble_transforms, compile_config
-from gateway.config import Config
+from gateway.config import Config, default_mapping
 from gateway.errors import ConfigError, GatewayError
 from gateway.guard import Guard
 from gateway.health import Health, Readiness, keep_asking
 from gateway.kept import Kept
 from gateway.keys import Keyring
 from gateway.measured import Measured
-from gateway.metrics import Metrics
+from gateway.metrics import UNNAMED, Metrics
 from gateway.route import build_routes
 from gateway.sandbox import Sandbox
 from gateway.sections import BoundsConfig, TritonUpstreamConfig, UpstreamConfig
@@ -118,6 +118,7 @@ class Assembly:
                 made = self._measured(name, config, transforms, own)
                 pipelines[name] = assemble_transforms(section, made)
                 await asyncio.sleep(0)  # there may be hundreds, and streams are running
+            usual = self._measured(UNNAMED, config, transforms, own)
             return Site(
                 server=config.server,
                 bounds=config.bounds,
@@ -135,6 +136,9 @@ class Assembly:
                     random=self._random,
                     pdf_pages_max=config.bounds.pdf_pages_max,
                     answer_bytes_max=config.bounds.answer_bytes_max,
+                    observation_to_json=usual(
+                        default_mapping("observation_to_json"), "observation_to_json"
+                    ),
                 ),
                 close=stack.pop_all().aclose,
             )

@@ -104,6 +104,7 @@ class Metrics:
         self._of_requests()
         self._of_upstreams()
         self._of_configurations()
+        self._of_executions()
         self._of_processes()
 
     def _of_requests(self) -> None:
@@ -226,6 +227,50 @@ class Metrics:
         )
         self.transform_errors = counter(
             "gateway_transform_errors_total", "Evaluations that failed.", (*stage, "reason")
+        )
+
+    def _of_executions(self) -> None:
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+
+        self.executions = gauge(
+            "gateway_executions",
+            "Executions in the store; told by one process of all that share it.",
+            ("status",),
+        )
+        self.execution_queue = histogram(
+            "gateway_execution_queue_seconds",
+            "Time from a run's acceptance to its beginning.",
+            (),
+            buckets=_SECONDS,
+        )
+        self.execution_duration = histogram(
+            "gateway_execution_duration_seconds",
+            "Time from a run's beginning to its end.",
+            ("status",),
+            buckets=_SECONDS,
+        )
+        self.execution_recovered = counter(
+            "gateway_execution_recovered_total",
+            "Runs that were begun again, because whoever ran them had died.",
+            (),
+        )
+        self.event_log_bytes = gauge(
+            "gateway_event_log_bytes",
+            "Size of all logs of executions' events; told by one process of all.",
+            (),
+        )
+        self.resumed_streams = counter(
+            "gateway_resumed_streams_total",
+            "Streams that were attached to behind an event that their client had already.",
+            (),
+        )
+        self.store_duration = histogram(
+            "gateway_store_seconds",
+            "Time of one call of the store of executions.",
+            ("operation",),
+            buckets=_OVERHEAD_SECONDS,
         )
 
     def _of_processes(self) -> None:

@@ -58,6 +58,8 @@ class Run:
     mode: Mode
     services: Services
     waited: Waited = field(default_factory=Waited)
+    #: Whether each event is wanted by itself, also such as could be passed on unread.
+    apart: bool = False
     #: Which actors of a pipeline of layers have failed, and with which code.
     actors_failed: dict[str, Code] = field(default_factory=dict)
     _mapper: Mapper = field(init=False)
@@ -160,15 +162,14 @@ class Run:
 
     async def call(self, dialect: Dialect) -> Result:
         """The whole result for a caller of ``dialect`` who does not stream. Raises GatewayError."""
-        if self.mode is Mode.EXECUTE_TRANSFORM and not self.request.transform:
-            raise RequestRejected("transform: missing; this call needs a JSONata expression")
         if self.mode is Mode.EXECUTE_TRANSFORM:
-            await self.services.sandbox.check_syntax(self.request.transform or "")
+            await self.check_transform()
         only = self.route.only
         if only is not None and self.route.answers_once():
             actor = await self._ask(dialect)
             ready = actor.ready
-            if self.mode is Mode.EXECUTE and ready is not None and only.executes:
+            own = self.request.execution_id is None
+            if own and self.mode is Mode.EXECUTE and ready is not None and only.executes:
                 observation = ready.observation
                 if self.route.transforms.observation is not None:
                     observation = await self._mapper.transformed(observation)
@@ -187,7 +188,30 @@ class Run:
             return result if failure is None else replace(result, outcome=failure.outcome)
         if failure is not None:
             raise failure
-        execution_id, observation = await self._observation()
+        return await self.result_of(*await self._observation())
+
+    async def check_transform(self) -> None:
+        """See that the caller's own expression is there and can be one. Raises GatewayError."""
+        if not self.request.transform:
+            raise RequestRejected("transform: missing; this call needs a JSONata expression")
+        await self.services.sandbox.check_syntax(self.request.transform)
+
+    async def perform(self) -> bytes:
+        """Run it for what it finds, and for nothing that is made of that. Raises GatewayError."""
+        async with aclosing(self._events(Dialect.CAMBRION)) as events:
+            async for _ in events:
+                pass
+        if (failure := self.reported_failure()) is not None:
+            raise failure
+        return await self.found()
+
+    async def found(self) -> bytes:
+        """The observation that the run came to, before the route's own transform."""
+        return (await self._observation())[1]
+
+    async def result_of(self, execution_id: str, observation: bytes) -> Result:
+        """What a Cambrion caller is answered where ``observation`` is what there is now. Raises
+        GatewayError."""
         if self.mode is Mode.EXECUTE:
             transformed = await self._mapper.transformed(observation)
             return Result(execution_id, observation=transformed)
@@ -256,7 +280,7 @@ class Run:
     def _part(self, number: int, dialect: Dialect) -> Part:
         """What the actors of layer ``number`` know of the run."""
         route, stream = self.route, self.request.stream
-        passed_on = stream and dialect is Dialect.PUPAU
+        passed_on = stream and dialect is Dialect.PUPAU and not self.apart
         last = number + 1 == len(route.layers)
         return Part(
             route=route,
@@ -401,9 +425,9 @@ class Run:
 
     @property
     def _execution_id(self) -> str:
-        """The run's own ID, where no upstream gave it one."""
+        """The run's own ID: its execution's where it has one, else one that no upstream gave it."""
         if not self._new_id:
-            self._new_id = str(uuid.uuid4())
+            self._new_id = self.request.execution_id or str(uuid.uuid4())
         return self._new_id
 
     async def _observation(self) -> tuple[str, bytes]:
@@ -416,6 +440,8 @@ class Run:
         actors = [actor for layer in (*self._done, self._actors) for actor in layer]
         first = actors[0]
         if self.route.plain and first.ready is not None and first.target.guard.upstream.executes:
+            if self.request.execution_id is not None:
+                return self._execution_id, self._named(first.ready.observation, first)
             return first.ready.execution_id or self._execution_id, first.ready.observation
         total = self.request.observation
         carried = any(actor.carried for actor in actors)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from gateway.measured import Measured
 from gateway.metrics import Metrics
 from gateway.sandbox import Sandbox
 
@@ -17,7 +18,7 @@ from gateway.sandbox import Sandbox
 @dataclass(frozen=True, slots=True)
 class Services:
     """``clock`` gives monotonic seconds, the loop's own; ``answer_bytes_max`` bounds one actor's
-    text."""
+    text; ``observation_to_json`` is the default mapping, for observations of no one pipeline."""
 
     sandbox: Sandbox
     metrics: Metrics
@@ -25,3 +26,4 @@ class Services:
     random: Random
     pdf_pages_max: int
     answer_bytes_max: int
+    observation_to_json: Measured

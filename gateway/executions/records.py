@@ -120,9 +120,9 @@ class Logged(NamedTuple):
 
 
 class Page(Struct, frozen=True):
-    """Events of a log in their order. ``ended``: there was a run, none is queued or running now, and
-    these are the last. ``lost``: some that should come before them were dropped, because the log is
-    bounded."""
+    """Events of a log in their order. ``ended``: there was a run, none is queued or running now,
+    and these are the last. ``lost``: some that should come before them were dropped, because the
+    log is bounded."""
 
     events: tuple[Logged, ...]
     ended: bool = False

@@ -1,0 +1,420 @@
+"""Queued runs, as one process runs them.
+
+Owns: which runs are claimed, how many run at once, what becomes of one that fails, is cancelled,
+was taken away or is cut short by a stop; showing that this process lives, and taking over from
+those that do not.
+Does not know: where a store keeps anything, how a client asked for a run, how it is told of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Final, Protocol, TypeAlias
+
+from msgspec.structs import replace
+
+from gateway import logs
+from gateway.dialects.events import event_json
+from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown, StoreFailed
+from gateway.executions import orders
+from gateway.executions.eventlog import EventLog, insist
+from gateway.executions.pulse import Pulse
+from gateway.executions.records import Claim, Delivery, Ending, HookEvent, Key, Status, unknown
+from gateway.executions.store import Store, Superseded
+from gateway.executions.telling import status_event
+from gateway.metrics import Dialect, Metrics, Mode
+from gateway.model import Media, Request
+from gateway.pipeline import Run
+from gateway.sections import ExecutionsConfig
+from gateway.site import Site
+
+#: How long one question for work may stay open, and how long a store that failed is left alone.
+_CLAIM_S: Final = 5.0
+_AGAIN_S: Final = 0.5
+#: How long what is being put back may take when the process ends, seconds.
+_RELEASE_S: Final = 2.0
+#: At least so often a process shows that it lives, and learns what was cancelled, seconds.
+_BEAT_S: Final = 1.0
+
+
+class Telling(Protocol):
+    """Finds out which webhooks are to be told of something."""
+
+    async def __call__(
+        self, key: Key, event: HookEvent, status: Status | None, observation: bytes | None = None
+    ) -> tuple[Delivery, ...]:
+        """The messages to the execution's webhooks; ``observation`` for one that keeps none."""
+        ...
+
+
+class _Why(Enum):
+    """Why a run was ended from outside."""
+
+    CANCELLED = auto()
+    SUPERSEDED = auto()
+    RELEASED = auto()
+
+
+class _Turn:
+    """A turn that is being run here.
+
+    ``failure`` is what went wrong, once it has ended."""
+
+    def __init__(self, claim: Claim, log: EventLog) -> None:
+        self.claim = claim
+        self.log = log
+        self.task: asyncio.Task[None]  # set as soon as it is made
+        self.failure: Exception | None = None
+        self.why: _Why | None = None
+        #: Whether it is past being cancelled: only its end is left to be written.
+        self.ending = False
+
+    def end(self, why: _Why) -> None:
+        """End the run from outside. What was the first reason stays it."""
+        if self.why is None and not (self.ending and why is _Why.CANCELLED):
+            self.why = why
+            self.task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run came to: an observation, to be added to its execution's; ``replace``: in the place
+    of what is the same there."""
+
+    observation: bytes | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a run ended, and how long it took, seconds."""
+
+    status: Status
+    duration_s: float
+    message: str | None = None
+    found: Found = Found()
+
+
+Work: TypeAlias = Callable[[EventLog], Awaitable[Found]]
+
+
+class Runner:
+    """Runs what is queued, from ``start`` to ``close``.
+
+    Args:
+        holder: the name of this process among all that use the store, never used before.
+        site: the configuration that is live.
+        clock: monotonic seconds, the running loop's own.
+        wall: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        section: ExecutionsConfig,
+        *,
+        holder: str,
+        site: Callable[[], Site],
+        telling: Telling,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._section = section
+        self._holder = holder
+        self._site = site
+        self._telling = telling
+        self._metrics = metrics
+        self._clock = clock
+        self._wall = wall
+        self._pulse = Pulse(section.lease_s)
+        self._turns: dict[tuple[Key, int], _Turn] = {}
+        self._slots = asyncio.Semaphore(section.concurrency)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._idle = asyncio.Event()
+        #: Every holder that is known to the store, this one included; the first of them does what
+        #: is to be done once for all.
+        self.holders: frozenset[str] = frozenset()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process does what is to be done by one only."""
+        return bool(self.holders) and min(self.holders) == self._holder
+
+    async def start(self) -> None:
+        """Show that this process lives, and begin to look for work. Raises StoreFailed."""
+        await self._store.beat(self._holder)
+        self._tasks = [asyncio.create_task(each()) for each in (self._claim, self._live)]
+
+    # Work
+
+    async def _claim(self) -> None:
+        while True:
+            await self._slots.acquire()
+            claim = None
+            try:
+                claim = await self._store.claim(self._holder, wait_s=_CLAIM_S)
+            except StoreFailed:
+                await asyncio.sleep(_AGAIN_S)
+            finally:
+                if claim is None:
+                    self._slots.release()
+            if claim is not None:
+                if claim.attempt > 1:
+                    self._metrics.execution_recovered.labels().inc()
+                waited_s = max(0.0, self._wall() - claim.queued_at)
+                self._metrics.execution_queue.labels().observe(waited_s)
+                self._begin(claim)
+
+    def _begin(self, claim: Claim, work: Work | None = None) -> _Turn:
+        """Run a turn in a task of its own. ``work`` does what it is about; left out: its pipeline
+        is run."""
+        log = EventLog(
+            self._store,
+            claim,
+            events_max=self._section.events_max,
+            superseded=lambda: turn.end(_Why.SUPERSEDED),
+        )
+        turn = _Turn(claim, log)
+        place = (claim.key, claim.turn)
+        self._turns[place] = turn
+        self._idle.clear()
+        turn.task = asyncio.create_task(self._run(turn, work or partial(self._work, claim)))
+        turn.task.add_done_callback(lambda _: self._done(place, queued=work is None))
+        return turn
+
+    def _done(self, place: tuple[Key, int], *, queued: bool) -> None:
+        del self._turns[place]
+        if queued:
+            self._slots.release()
+        if not self._turns:
+            self._idle.set()
+
+    async def direct(self, claim: Claim, work: Work) -> None:
+        """Run ``work`` as the turn ``claim``, which is one of this process's; returns when its end
+        is written. Who is cancelled meanwhile cancels it.
+
+        Raises:
+            GatewayError: what ``work`` raised, or that it was cancelled (409) or removed.
+        """
+        turn = self._begin(claim, work)
+        try:
+            await asyncio.shield(turn.task)
+        except asyncio.CancelledError:
+            turn.end(_Why.CANCELLED)
+            raise
+        if turn.failure is not None:
+            raise turn.failure
+
+    async def _run(self, turn: _Turn, work: Work) -> None:
+        claim, log = turn.claim, turn.log
+        writing = asyncio.create_task(log.run())
+        began = self._clock()
+        status, message, found = Status.COMPLETED, None, Found()
+        try:
+            try:
+                await self._tell_begun(claim, log)
+                found = await work(log)
+            except Exception as error:  # noqa: BLE001  told to whoever asks for the execution
+                turn.failure = error
+                status, message = Status.FAILED, self._message(claim, error)
+            except asyncio.CancelledError:
+                if turn.why is not _Why.CANCELLED and not claim.direct:
+                    raise
+                self._uncancel()
+                status, message, turn.failure = self._cut(turn)
+            turn.ending = True
+            outcome = _Outcome(status, self._clock() - began, message, found)
+            await self._end(log, claim.key, outcome)
+        except asyncio.CancelledError:
+            if turn.why is not _Why.SUPERSEDED and not claim.direct:
+                with suppress(StoreFailed, Superseded):
+                    await self._store.release(claim)
+        except Superseded:
+            turn.failure = unknown(claim.key)
+        finally:
+            writing.cancel()
+
+    def _uncancel(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+
+    def _cut(self, turn: _Turn) -> tuple[Status, str | None, GatewayError]:
+        """What becomes of a run that was ended from outside."""
+        if turn.why is _Why.CANCELLED:
+            cancelled = RequestRejected("the execution was cancelled", code=Code.CONFLICT)
+            return Status.CANCELLED, None, cancelled
+        if turn.why is _Why.SUPERSEDED:
+            raise Superseded
+        stopping = ShuttingDown("the gateway is shutting down", retry_after_s=1.0)
+        return Status.FAILED, stopping.message, stopping
+
+    def _message(self, claim: Claim, error: Exception) -> str:
+        if isinstance(error, GatewayError):
+            return error.message
+        if not claim.direct:  # else whoever asked tells and logs it
+            fields = {"execution": claim.key.id}
+            logs.events.exception("internal error", extra={"fields": fields})
+        return "the gateway failed; its log says why"
+
+    async def _tell_begun(self, claim: Claim, log: EventLog) -> None:
+        telling = partial(self._telling, claim.key, HookEvent.STATUS_CHANGE, Status.RUNNING)
+        log.tell(
+            status_event(claim.key, Status.RUNNING, attempt=claim.attempt),
+            Status.RUNNING,
+            await insist(telling, claim.key),
+        )
+
+    async def _work(self, claim: Claim, log: EventLog) -> Found:
+        """Run the pipeline, with every event into the log. Raises GatewayError."""
+        request, ready = await self.prepared(orders.read(claim.payload, claim.media), claim.key)
+        site = self._site()
+        site.users += 1
+        try:
+            route = site.routes.get(request.pipeline)
+            if route is None:
+                raise RequestRejected(f'there is no pipeline "{request.pipeline}" any more')
+            run = Run(route, request, Mode.EXECUTE_ASYNC, site.services)
+            async with aclosing(run.stream(Dialect.CAMBRION)) as events:
+                async for event in events:
+                    log.add(event_json(event))
+                    if log.full:
+                        await log.room()
+            return Found(await run.found(), ready or request.idempotent)
+        finally:
+            site.leave()
+
+    async def prepared(self, request: Request, key: Key) -> tuple[Request, bool]:
+        """``request`` with what its execution holds, and whether that is its observation: then
+        what the run comes to has that in it."""
+        kept: tuple[Media, ...] = ()
+        if await insist(partial(self._store.has_media, key), key):
+            kept = await insist(partial(self._store.all_media, key), key)
+        request = replace(request, media=(*kept, *request.media), execution_id=key.id)
+        if request.media or request.text or request.observation is not None:
+            return request, False
+        observation = await insist(partial(self._store.observation, key), key)
+        if observation is None:
+            raise RequestRejected(
+                f'nothing to run on: the execution "{key.id}" holds no media and no observation'
+            )
+        return replace(request, observation=observation), True
+
+    async def _end(self, log: EventLog, key: Key, outcome: _Outcome) -> None:
+        try:
+            await log.finish(await self._ending(key, outcome))
+        except RequestRejected as error:  # what it found does not go with what is there
+            outcome = _Outcome(Status.FAILED, outcome.duration_s, error.message)
+            await log.finish(await self._ending(key, outcome))
+        self._metrics.execution_duration.labels(outcome.status).observe(outcome.duration_s)
+
+    async def _ending(self, key: Key, outcome: _Outcome) -> Ending:
+        status, observation = outcome.status, outcome.found.observation
+        telling = partial(self._telling, status=status, observation=observation)
+        deliveries = await insist(partial(telling, key, HookEvent.STATUS_CHANGE), key)
+        if observation is not None:
+            deliveries += await insist(partial(telling, key, HookEvent.OBSERVATION_UPDATE), key)
+        return Ending(
+            status=status,
+            completed_at=self._wall(),
+            duration_s=outcome.duration_s,
+            message=outcome.message,
+            observation=observation,
+            replace=outcome.found.replace,
+            events=(status_event(key, status, message=outcome.message),),
+            deliveries=deliveries,
+        )
+
+    def cancel(self, key: Key) -> None:
+        """Give up the runs of an execution that run here, as it was cancelled in the store."""
+        for turn in list(self._turns.values()):
+            if turn.claim.key == key:
+                turn.end(_Why.CANCELLED)
+
+    def drop(self, key: Key) -> None:
+        """Give up the runs of an execution that was removed."""
+        for turn in list(self._turns.values()):
+            if turn.claim.key == key:
+                turn.end(_Why.SUPERSEDED)
+
+    # Life
+
+    async def _live(self) -> None:
+        pause_s = min(_BEAT_S, self._section.lease_s / 5)
+        while True:
+            with suppress(StoreFailed):  # the others fail so too, and nobody is taken for dead
+                await self._beat()
+            await asyncio.sleep(pause_s)
+
+    async def _beat(self) -> None:
+        running = list(self._turns)
+        beat = await self._store.beat(self._holder)
+        self.holders = frozenset(beat.holders)
+        for place in running:
+            turn = self._turns.get(place)
+            if turn is None:
+                continue
+            if place not in beat.held:
+                turn.end(_Why.SUPERSEDED)
+            elif place in beat.cancelled:
+                turn.end(_Why.CANCELLED)
+        others = {name: beats for name, beats in beat.holders.items() if name != self._holder}
+        for dead, beats in self._pulse.look(others, self._clock()):
+            lost = await self._store.take_over(
+                dead, beats, self._holder, attempts_max=self._section.attempts_max
+            )
+            if lost is not None:
+                logs.events.warning("took over from a replica that has died")
+                for claim in lost:
+                    await self._bury(claim)
+
+    async def _bury(self, claim: Claim) -> None:
+        """End a run that is not to be begun again."""
+        if claim.direct:
+            status, message = Status.FAILED, "the gateway that answered ended while it ran"
+        elif claim.attempt >= self._section.attempts_max:
+            status = Status.FAILED
+            message = f"given up: {claim.attempt} times the gateway that ran it ended meanwhile"
+        else:
+            status, message = Status.CANCELLED, None
+        log = EventLog(
+            self._store, claim, events_max=self._section.events_max, superseded=lambda: None
+        )
+        with suppress(Superseded):
+            await self._end(log, claim.key, _Outcome(status, 0.0, message))
+
+    # The end
+
+    async def stop(self) -> None:
+        """Take on no more work."""
+        if self._tasks:
+            self._tasks[0].cancel()
+            await asyncio.wait(self._tasks[:1])
+
+    async def drain(self, within_s: float) -> None:
+        """Return when nothing runs here any more, after ``within_s`` seconds at the latest."""
+        if self._turns:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._idle.wait()
+
+    async def close(self) -> None:
+        """Put back into the queue what still runs, and be gone."""
+        await self.stop()
+        for turn in list(self._turns.values()):
+            turn.end(_Why.RELEASED)
+        with suppress(TimeoutError, StoreFailed):
+            async with asyncio.timeout(_RELEASE_S):
+                if self._turns:
+                    await self._idle.wait()
+                await self._store.leave(self._holder)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

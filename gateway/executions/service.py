@@ -1,0 +1,353 @@
+"""Executions as the gateway's clients have them: what is begun, told, cancelled and removed.
+
+Owns: what happens together when a client asks for something, whichever replica it asks.
+Does not know: HTTP, the forms of requests and answers, where anything is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Final
+
+from gateway import logs
+from gateway.dialects.events import event_json
+from gateway.errors import GatewayError, RequestRejected, StoreFailed
+from gateway.executions import orders
+from gateway.executions.eventlog import EventLog
+from gateway.executions.feeds import Feeds
+from gateway.executions.hook_definitions import deliveries_for
+from gateway.executions.records import (
+    Claim,
+    Delivery,
+    Ending,
+    EventId,
+    HookEvent,
+    Key,
+    Logged,
+    New,
+    Status,
+    unknown,
+)
+from gateway.executions.runner import Found, Runner
+from gateway.executions.store import Store
+from gateway.metrics import Dialect, Metrics
+from gateway.model import Request, Result
+from gateway.pipeline import Run
+from gateway.sections import DAY_S, ExecutionsConfig
+from gateway.site import Site
+
+#: How often the store is asked how much there is in it, and rid of what is too old, seconds.
+_COUNT_S: Final = 5.0
+_EXPIRE_S: Final = 60.0
+#: The least that is left of a transient execution's events for those who watch it, seconds.
+_LINGER_S: Final = 60.0
+#: So many events may wait for the client of a direct stream before its run waits for it.
+_AHEAD: Final = 64
+
+
+class Executions:
+    """Everything about executions in one process, from ``start`` to ``close``.
+
+    Args:
+        site: the configuration that is live.
+        nudge: called when there may be something to deliver to webhooks.
+        clock: monotonic seconds, the running loop's own.
+        wall: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        section: ExecutionsConfig,
+        *,
+        site: Callable[[], Site],
+        nudge: Callable[[], None],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self.section = section
+        self.holder = uuid.uuid4().hex
+        self._nudge = nudge
+        self._metrics = metrics
+        self._wall = wall
+        self._clock = clock
+        self._feeds = Feeds(store)
+        self._runner = Runner(
+            store,
+            section,
+            holder=self.holder,
+            site=site,
+            telling=self._deliveries,
+            metrics=metrics,
+            clock=clock,
+            wall=wall,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to run what is queued. Raises StoreFailed."""
+        await self._runner.start()
+        self._keep(asyncio.create_task(self._count()))
+        self._keep(asyncio.create_task(self._expire()))
+
+    async def stop(self) -> None:
+        """Take on no queued runs any more, and let go of who watches: both go on elsewhere."""
+        self._feeds.stop()
+        await self._runner.stop()
+
+    async def drain(self, within_s: float) -> None:
+        """Return when no queued run is run here; after ``within_s`` seconds at the latest."""
+        await self._runner.drain(within_s)
+
+    async def close(self) -> None:
+        """Put back what still runs, for others to run. The store stays open."""
+        self._feeds.stop()
+        await self._runner.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Runs
+
+    async def submit(self, request: Request, key: Key, new: New | None) -> None:
+        """Queue a run of ``request`` on the execution; ``new``: make it first, if there is none.
+
+        Raises:
+            RequestRejected: there is no such execution.
+            Overloaded: too many are queued.
+            StoreFailed: it is not known to be queued.
+        """
+        deliveries = await self._deliveries(
+            key,
+            HookEvent.STATUS_CHANGE,
+            Status.QUEUED,
+            hook_ids=None if new is None else new.hook_ids,
+        )
+        queued = await self.store.submit(
+            key,
+            uuid.uuid4().hex,
+            orders.written(request),
+            request.media,
+            queued_at=self._wall(),
+            new=new,
+            deliveries=deliveries,
+            runs_max=self.section.queue_max,
+        )
+        if not queued:
+            raise unknown(key)
+        if deliveries:
+            self._nudge()
+
+    async def prepared(self, request: Request, key: Key) -> tuple[Request, bool]:
+        """``request`` as it is run on the execution, for ``call`` and ``stream``: with its media
+        and, where there is nothing else to run on, its observation. And whether that is so.
+
+        Raises RequestRejected where there is nothing to run on."""
+        return await self._runner.prepared(request, key)
+
+    async def call(self, run: Run, key: Key, *, replace: bool) -> Result:
+        """Run a pipeline on the execution, keep what it finds there, and answer with all that is
+        there now. ``replace``: what it finds takes the place of what is the same.
+
+        Raises:
+            GatewayError: the run's own failure, or that there is no such execution.
+        """
+        if run.request.transform is not None:
+            await run.services.sandbox.check_syntax(run.request.transform)
+        claim = await self._begun(key, None)
+
+        async def work(log: EventLog) -> Found:
+            return Found(await run.perform(), replace)
+
+        await self._runner.direct(claim, work)
+        self._nudge()
+        observation = await self.store.observation(key)
+        if observation is None:
+            raise unknown(key)
+        return await run.result_of(key.id, observation)
+
+    async def record(self, new: New, observation: bytes, duration_s: float) -> None:
+        """Keep what a direct call that has ended has found. Its caller has the answer whatever
+        becomes of this: where it cannot be kept, the log says so."""
+        ending = Ending(Status.COMPLETED, self._wall(), duration_s, observation=observation)
+        try:
+            await self.store.record(new, ending)
+        except (StoreFailed, RequestRejected) as error:
+            fields = {"execution": new.key.id, "error": error.message}
+            logs.events.warning("a direct call was not kept", extra={"fields": fields})
+
+    async def stream(
+        self, run: Run, key: Key, new: New | None, *, dialect: Dialect, replace: bool
+    ) -> AsyncGenerator[Logged]:
+        """As ``call``, streamed: the run's events with the IDs that they have in its log.
+
+        Where the generator is closed early, the run goes on for ``resume_s``, and longer while
+        somebody watches it here.
+
+        Raises as ``call`` does; where anything was yielded before, an event has told of it.
+        """
+        claim = await self._begun(key, new)
+        passing: asyncio.Queue[Logged | None] = asyncio.Queue(_AHEAD)
+        attached = True
+
+        async def work(log: EventLog) -> Found:
+            async with aclosing(run.stream(dialect)) as events:
+                async for event in events:
+                    text = event_json(event)
+                    told = Logged(log.add(text), text)
+                    if log.full:
+                        await log.room()
+                    if attached:
+                        await passing.put(told)
+            if dialect is Dialect.PUPAU:
+                return Found()
+            return Found(await run.found(), replace)
+
+        async def running() -> None:
+            try:
+                await self._runner.direct(claim, work)
+            finally:
+                if attached:
+                    await passing.put(None)
+
+        task = asyncio.create_task(running())
+        try:
+            while (told := await passing.get()) is not None:
+                yield told
+            await task
+        finally:
+            attached = False
+            while not passing.empty():  # whoever waits to put something there goes on
+                passing.get_nowait()
+            if not task.done():
+                self._keep(asyncio.create_task(self._outlive(task, key)))
+            self._nudge()
+
+    async def _outlive(self, task: asyncio.Task[None], key: Key) -> None:
+        """Let a run whose client has gone go on as long as it may."""
+        left_s = self.section.resume_s
+        while not task.done():
+            await asyncio.wait((task,), timeout=left_s)
+            if not self._feeds.watched(key):
+                break
+            left_s = max(1.0, self.section.resume_s)
+        task.cancel()
+        with suppress(asyncio.CancelledError, GatewayError):
+            await task
+
+    async def _begun(self, key: Key, new: New | None) -> Claim:
+        run_id, now = uuid.uuid4().hex, self._wall()
+        claim = await self.store.begin(key, run_id, self.holder, queued_at=now, new=new)
+        if claim is None:
+            raise unknown(key)
+        return claim
+
+    # What else clients do
+
+    def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Logged, ...]]:
+        """See ``Feeds.watch``."""
+        if after.turn:
+            self._metrics.resumed_streams.labels().inc()
+        return self._feeds.watch(key, after)
+
+    async def cancel(self, key: Key) -> bool:
+        """Have every run of the execution given up, wherever it runs. ``False``: there is none."""
+        deliveries = await self._deliveries(key, HookEvent.STATUS_CHANGE, Status.CANCELLED)
+        if not await self.store.cancel(key, self._wall(), deliveries):
+            return False
+        self._runner.cancel(key)
+        self._nudge()
+        return True
+
+    async def delete(self, key: Key) -> bool:
+        """Remove the execution and all that it holds; its runs are given up. ``False``: there is
+        none."""
+        if not await self.store.delete(key):
+            return False
+        self._runner.drop(key)
+        return True
+
+    async def merge(self, key: Key, observation: bytes, *, replace: bool) -> bool:
+        """Add to the execution's observation. ``False``: there is no such execution. Raises
+        RequestRejected where the two do not go together."""
+        deliveries = await self._deliveries(key, HookEvent.OBSERVATION_UPDATE, None)
+        merged = await self.store.merge(key, observation, replace=replace, deliveries=deliveries)
+        if deliveries:
+            self._nudge()
+        return merged
+
+    async def submit_event(self, key: Key) -> bool:
+        """Tell the execution's webhooks that it was submitted. ``False``: there is none."""
+        execution = await self.store.get(key)
+        if execution is None:
+            return False
+        deliveries = await self._deliveries(
+            key, HookEvent.SUBMIT, execution.status, hook_ids=execution.hook_ids
+        )
+        if deliveries:
+            await self.store.add_deliveries(deliveries)
+            self._nudge()
+        return True
+
+    async def _deliveries(
+        self,
+        key: Key,
+        event: HookEvent,
+        status: Status | None,
+        observation: bytes | None = None,
+        *,
+        hook_ids: tuple[str, ...] | None = None,
+    ) -> tuple[Delivery, ...]:
+        """The messages to the execution's webhooks; ``hook_ids``: which it has, where that is
+        known. An observation goes with them only where the execution will keep none."""
+        transient = False
+        if hook_ids is None:
+            execution = await self.store.get(key)
+            if execution is None:
+                return ()
+            hook_ids, transient = execution.hook_ids, execution.transient
+        if not hook_ids:
+            return ()
+        found = [await self.store.hook(key.owner, each) for each in hook_ids]
+        hooks = [hook for hook in found if hook is not None]
+        return deliveries_for(
+            hooks,
+            key,
+            event,
+            status,
+            now=self._wall(),
+            observation=observation if transient else None,
+        )
+
+    # Housekeeping
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _count(self) -> None:
+        while True:
+            counts, log_bytes = dict.fromkeys(Status, 0), 0
+            if self._runner.first:
+                with suppress(StoreFailed):
+                    counts |= await self.store.counts()
+                    log_bytes = await self.store.log_bytes()
+            for status, count in counts.items():
+                self._metrics.executions.labels(status).set(count)
+            self._metrics.event_log_bytes.labels().set(log_bytes)
+            await asyncio.sleep(_COUNT_S)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_S)
+            now = self._wall()
+            before = now - self.section.retention_days * DAY_S
+            lingered = now - max(self.section.resume_s, _LINGER_S)
+            with suppress(StoreFailed):
+                while self._runner.first and await self.store.expire(before, lingered):
+                    pass  # some hundreds each time
