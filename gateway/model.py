@@ -42,6 +42,7 @@ class Request(Struct, frozen=True):
     ``observation`` is JSON text (an object, UTF-8). ``parameters`` are the caller's run-time
     parameters without ``context``, which has a field of its own. ``headers`` are the allow-listed
     ones, names in lower case. ``key`` is the *name* of the caller's key, never the key.
+    ``execution_id`` and ``hook_ids`` are as the caller wrote them.
     """
 
     pipeline: str
@@ -62,6 +63,7 @@ class Request(Struct, frozen=True):
     stream: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None
+    hook_ids: tuple[str, ...] = ()
 
 
 class ActorError(Struct, frozen=True):

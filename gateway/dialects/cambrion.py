@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from gateway.dialects.events import event_json
 from gateway.dialects.wire import Origin, decode, decode_base64, make_media
-from gateway.errors import GatewayError, RequestRejected
+from gateway.errors import Code, GatewayError, RequestRejected
 from gateway.lifting import LiftedText
 from gateway.model import Event, Frames, Request, Result
 from gateway.observation import append
@@ -37,6 +37,7 @@ class _ExecuteBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     try_image_conversion: bool | UnsetType | None = UNSET
     try_simple_text: bool | UnsetType | None = UNSET
     runtime_parameters: dict[str, Any] | UnsetType | None = UNSET
+    hook_ids: list[str] | UnsetType | None = UNSET
 
 
 _decoder = msgspec.json.Decoder(_ExecuteBody)
@@ -70,10 +71,15 @@ def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]
     """``lifted``: the media that are decoded already, by the JSON text of their elements."""
     observation = None if fields.observation is UNSET else _observation(fields.observation)
     execution_id = fields.execution_id or None
-    if execution_id is not None:
+    if execution_id is not None and not origin.keeps:
         raise RequestRejected(
             "executionId: there is no such execution (this gateway keeps none yet); "
             "leave it out and send media, text or an observation"
+        )
+    if fields.hook_ids and not origin.keeps:
+        raise RequestRejected(
+            "hookIds: this gateway keeps no executions that webhooks could be told of",
+            code=Code.NOT_SUPPORTED,
         )
     files = []
     if fields.media:
@@ -82,7 +88,7 @@ def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]
             for index, raw in enumerate(fields.media)
         ]
     text = None if fields.text is UNSET else fields.text
-    if not files and not text and observation is None:
+    if not files and not text and observation is None and execution_id is None:
         raise RequestRejected("nothing to run on: send media, text or an observation")
     parameters: Mapping[str, Any] = _NOTHING
     context = None
@@ -98,6 +104,7 @@ def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]
         context=context,
         media=make_media(files, origin.media_max) if files else (),
         observation=observation,
+        execution_id=execution_id,
         tag=None if fields.tag is UNSET else fields.tag,
         parameters=parameters,
         transient=fields.transient is True,
@@ -108,6 +115,7 @@ def _request(origin: Origin, fields: _ExecuteBody, lifted: Mapping[bytes, bytes]
         stream=origin.stream,
         headers=origin.headers,
         key=origin.key,
+        hook_ids=tuple(fields.hook_ids or ()),
     )
 
 

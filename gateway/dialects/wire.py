@@ -34,7 +34,8 @@ _PIECE_CHARS: Final = 1 << 18
 
 class Origin(Struct, frozen=True):
     """What is known of a request before its body is read. ``media_max``: the most files it may
-    carry; ``headers``: the allow-listed ones; ``key``: the name of the caller's key."""
+    carry; ``headers``: the allow-listed ones; ``key``: the name of the caller's key; ``keeps``:
+    whether there are executions that outlive a request."""
 
     pipeline: str
     request_id: str
@@ -42,6 +43,7 @@ class Origin(Struct, frozen=True):
     media_max: int = 64
     headers: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

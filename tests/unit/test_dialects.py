@@ -88,6 +88,7 @@ def test_null_is_as_good_as_absent() -> None:
         ({"media": []}, "nothing to run on"),
         ({"executionId": "e-1"}, "executionId: there is no such execution"),
         ({"text": "x", "executionId": "e-1"}, "executionId: there is no such execution"),
+        ({"text": "x", "hookIds": ["h-1"]}, "hookIds: this gateway keeps no executions"),
         ({"media": "aGk="}, "media: expected"),
         ({"media": ["aGk=", 5]}, "media[1]: expected a string of base64, got a number"),
         ({"observation": []}, "observation: expected an object"),
@@ -102,6 +103,16 @@ def test_an_execute_call_that_cannot_be_served_says_why(
     with pytest.raises(RequestRejected) as caught:
         execute(**fields)
     assert message in caught.value.message
+
+
+def test_an_execution_is_something_to_run_on_where_the_gateway_keeps_any() -> None:
+    keeping = msgspec.structs.replace(ORIGIN, keeps=True)
+    request = cambrion.parse_request(keeping, b'{"executionId":"e-1"}')
+    assert (request.execution_id, request.hook_ids) == ("e-1", ())
+    request = cambrion.parse_request(keeping, b'{"text":"x","hookIds":["h-1","h-2"]}')
+    assert (request.execution_id, request.hook_ids) == (None, ("h-1", "h-2"))
+    with pytest.raises(RequestRejected, match="nothing to run on"):
+        cambrion.parse_request(keeping, b'{"executionId":""}')
 
 
 def test_an_observation_that_is_not_utf8_is_refused() -> None:
