@@ -50,6 +50,16 @@ class Mode(StrEnum):
     OTHER = "other"
 
 
+class HookOutcome(StrEnum):
+    """What came of a sending to a webhook: the values of that ``outcome`` label."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    GIVEN_UP = "given_up"
+    DISABLED = "disabled"
+    REFUSED = "refused"
+
+
 class CallSeries:
     """The series of the requests of one pipeline, dialect and mode, looked up once."""
 
@@ -105,6 +115,7 @@ class Metrics:
         self._of_upstreams()
         self._of_configurations()
         self._of_executions()
+        self._of_webhooks()
         self._of_processes()
 
     def _of_requests(self) -> None:
@@ -271,6 +282,22 @@ class Metrics:
             "Time of one call of the store of executions.",
             ("operation",),
             buckets=_OVERHEAD_SECONDS,
+        )
+
+    def _of_webhooks(self) -> None:
+        self.hook_deliveries = Counter(
+            "gateway_hook_deliveries_total",
+            "Messages to webhooks: arrived, to be tried again, given up, not wanted any more, or "
+            "not sent because of where they were to go.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.hook_duration = Histogram(
+            "gateway_hook_delivery_seconds",
+            "Time of one sending to a webhook, with the answer.",
+            (),
+            registry=self.registry,
+            buckets=_SECONDS,
         )
 
     def _of_processes(self) -> None:

@@ -186,10 +186,11 @@ class PermittedConnector(TCPConnector):
     """Connects to addresses that ``refusal`` has nothing against, once each.
 
     Anything else ends in an AddressRefused, as the cause of what aiohttp raises, before a byte has
-    gone there. ``allowed`` is asked at each connection.
+    gone there.
     """
 
-    def __init__(self, allowed: Callable[[], Sequence[Network]], lookup: Lookup) -> None:
+    def __init__(self, allow_networks: Sequence[str], lookup: Lookup) -> None:
+        allowed = [ip_network(network) for network in allow_networks]
         super().__init__(
             resolver=_Permitting(allowed, lookup),
             use_dns_cache=False,
@@ -224,7 +225,7 @@ class PermittedConnector(TCPConnector):
         return socket.socket(family, kind, protocol)
 
     def _check(self, text: str) -> None:
-        reason = refusal(ip_address(text), self._allowed())
+        reason = refusal(ip_address(text), self._allowed)
         if reason is not None:
             raise AddressRefused(reason)
 
@@ -232,7 +233,7 @@ class PermittedConnector(TCPConnector):
 class _Permitting(AbstractResolver):
     """Finds of a name's addresses those that may be connected to, so that they are tried alone."""
 
-    def __init__(self, allowed: Callable[[], Sequence[Network]], lookup: Lookup) -> None:
+    def __init__(self, allowed: Sequence[Network], lookup: Lookup) -> None:
         self._allowed = allowed
         self._lookup = lookup
 
@@ -249,7 +250,7 @@ class _Permitting(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for address in permitted(await self._lookup(host), self._allowed())
+            for address in permitted(await self._lookup(host), self._allowed)
         ]
 
     async def close(self) -> None:
