@@ -45,7 +45,7 @@ class Reloader:
         metrics: Metrics,
     ) -> None:
         self._live = loaded
-        self._started = loaded.config.server
+        self._started = loaded.config
         # Those of the last attempt: where it was refused, they are what will be mended.
         self._files = loaded.files
         self._load = load
@@ -62,7 +62,7 @@ class Reloader:
     def start(self) -> None:
         """Reload from now on when asked, and when a file changes where that is configured."""
         self._task = asyncio.create_task(self._run())
-        if self._started.watch and self._files:
+        if self._started.server.watch and self._files:
             self._watch = Watch(self._files, self._noticed)
 
     def ask(self) -> None:
@@ -122,8 +122,10 @@ class Reloader:
             "configuration loaded",
             extra={"fields": {"hash": loaded.hash, **_what(before.config, loaded.config)}},
         )
+        if loaded.config.executions != self._started.executions:
+            logs.events.warning("executions takes a restart to change")
         for key in _FIXED:
-            now, asked = getattr(self._started, key), getattr(loaded.config.server, key)
+            now, asked = getattr(self._started.server, key), getattr(loaded.config.server, key)
             if now != asked:
                 logs.events.warning(
                     f"server.{key} takes a restart to change",

@@ -218,7 +218,8 @@ async def test_sighup_keeps_what_has_not_changed_and_says_what_takes_a_restart(
         async with serving(path) as gateway, client(gateway.base) as session:
             assert await answer(session) == "UpstreamFailed"
             assert breaker(await metrics(session), "kept") == "2.0"
-            write(tmp_path, TWO.format(**{**given, "port": 1, "watch": "true"}, name="two"))
+            changed = TWO.format(**{**given, "port": 1, "watch": "true"}, name="two")
+            write(tmp_path, changed + "    executions: {}\n")
             await asyncio.sleep(0.5)  # nobody watches
             gateway.tell(signal.SIGHUP)
             loaded = await gateway.said(LOADED)
@@ -227,6 +228,7 @@ async def test_sighup_keeps_what_has_not_changed_and_says_what_takes_a_restart(
             for key, live, configured in (("port", 0, 1), ("watch", False, True)):
                 warned = await gateway.said(f"server.{key} takes a restart to change")
                 assert (warned["live"], warned["configured"]) == (live, configured)
+            await gateway.said("executions takes a restart to change")
             await gateway.said("configuration retired")
             # What is known of the one is known still; of the other nothing is left to tell.
             assert await answer(session) == "UpstreamUnavailable"
