@@ -37,6 +37,11 @@ class Live:
         self._since = clock()
         self._retiring: dict[asyncio.Task[None], Site] = {}
 
+    @property
+    def site(self) -> Site:
+        """The one that is live."""
+        return self._site
+
     def take(self, site: Site, its_hash: str) -> None:
         """Let ``site`` be the live one. The one before is closed after its last request."""
         old, lived_s = self._swap(site), self._clock() - self._since
