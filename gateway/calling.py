@@ -129,13 +129,16 @@ async def asked(
     method: str,
     target: str,
     body: bytes | None = None,
+    *,
     content_type: str = "application/json",
+    silent_s: float | None = None,
 ) -> bytes:
-    """The body of the answer to one request. Raises UpstreamFailed."""
+    """The body of the answer to one request; see ``answered``. Raises UpstreamFailed."""
     headers = {"Accept": "application/json"}
     if body is not None:
         headers["Content-Type"] = content_type
-    async with answered(place, method, target, data=body, headers=headers) as response:
+    asking = answered(place, method, target, data=body, headers=headers, silent_s=silent_s)
+    async with asking as response:
         try:
             return await response.read()
         except aiohttp.ClientError as error:

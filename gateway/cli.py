@@ -1,11 +1,13 @@
-"""The command line: ``pipeline-gateway serve | check | transform | call | schema``.
+"""The command line: ``pipeline-gateway serve | check | transform | call | executions | hooks |
+schema``.
 
 Exit codes: 0 all is well; 1 what was asked for failed; 2 the command line or the configuration is
-wrong; 130 interrupted.
+wrong; 130 interrupted. Watching an execution has two more (``cli_executions``).
 
 Owns: arguments, exit codes, which message goes to which stream.
-Does not know: how anything is done. What is heavy is imported by the command that needs it, so that
-``--help`` and a typing error answer at once.
+Does not know: the commands for executions and webhooks (``cli_executions``), how anything is done.
+What is heavy is imported by the command that needs it, so that ``--help`` and a typing error answer
+at once.
 """
 
 from __future__ import annotations
@@ -21,6 +23,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from gateway import __version__
+from gateway.cli_executions import (
+    GIVE_UP_S,
+    URL,
+    GiveUpOption,
+    KeyOption,
+    UrlOption,
+    executions,
+    hooks,
+    watch,
+)
+from gateway.cli_executions import expression as read_expression
 from gateway.errors import ConfigError, GatewayError, TransformFailed
 
 if TYPE_CHECKING:
@@ -40,6 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(executions, name="executions")
+app.add_typer(hooks, name="hooks")
 
 ConfigOption = Annotated[
     Path | None,
@@ -171,7 +187,7 @@ def transform(
     from gateway.showing import caret, show_json  # noqa: PLC0415
     from gateway.values import Expression  # noqa: PLC0415
 
-    source = _expression(expression)
+    source = read_expression(expression)
     read = Expression(text=source[0], file=source[1])
     bounds = TransformsConfig() if config is None else _load(config)[1].transforms
     bindings = dict(_binding(each) for each in bind or [])
@@ -204,13 +220,8 @@ def call(
     ] = None,
     request: Annotated[str | None, typer.Option(metavar="TEXT", help="What to ask.")] = None,
     context: Annotated[str | None, typer.Option(metavar="TEXT", help="What to know.")] = None,
-    url: Annotated[
-        str, typer.Option(envvar="PIPELINE_GATEWAY_URL", help="Where the gateway is.")
-    ] = "http://127.0.0.1:8080",
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="PIPELINE_GATEWAY_KEY", help="The key; better from the environment."),
-    ] = None,
+    url: UrlOption = URL,
+    key: KeyOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print each event as received.")] = False,
     observation: Annotated[
         bool, typer.Option("--observation", help="Print the observation instead.")
@@ -222,6 +233,23 @@ def call(
         str | None,
         typer.Option(metavar="EXPR_OR_FILE", help="Print what this yields of the observation."),
     ] = None,
+    later: Annotated[
+        bool, typer.Option("--async", help="Queue it, and print the execution's ID at once.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="With --async: then show what it does, to its end.")
+    ] = False,
+    execution: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --async: run it on this execution.")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(metavar="TAG", help="With --async: how to find it again.")
+    ] = None,
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOOK_ID", help="With --async: a webhook to tell (again for more)."),
+    ] = None,
+    give_up: GiveUpOption = GIVE_UP_S,
 ) -> None:
     """Call a pipeline of a running gateway and show the answer as it arrives.
 
@@ -232,8 +260,17 @@ def call(
     if sum((json, observation, view, transform is not None)) > 1:
         raise typer.BadParameter("choose one of --json, --observation, --view and --transform")
     question = Question(Place(url, key), pipeline, tuple(file or ()), request, context)
-    if transform is not None:
-        _show_result(question, "/transform", _expression(transform)[0])
+    if later:
+        if observation or view or transform is not None or (json and not follow):
+            raise typer.BadParameter("--async has no answer to print; see executions show ID")
+        execution_id = _queue(question, execution, tag, tuple(hook or ()))
+        print(execution_id, file=sys.stderr if follow else sys.stdout, flush=True)
+        if follow:
+            watch(question.place, execution_id, as_json=json, give_up_s=give_up, known=True)
+    elif follow or execution or tag or hook:
+        raise typer.BadParameter("--watch, --execution, --tag and --hook go with --async")
+    elif transform is not None:
+        _show_result(question, "/transform", read_expression(transform)[0])
     elif observation or view:
         _show_result(question, "/json" if view else "")
     elif asyncio.run(_stream(question, as_json=json)):
@@ -300,14 +337,9 @@ def _show_routes(config: Config) -> None:
         for row in rows:
             print("\t".join(row).rstrip())
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from gateway.showing import show_table  # noqa: PLC0415
 
-    table = Table(*heads)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    show_table(heads, rows)
 
 
 def _place(name: str, actor: ActorSection, config: Config) -> tuple[str, str]:
@@ -321,26 +353,6 @@ def _place(name: str, actor: ActorSection, config: Config) -> tuple[str, str]:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _expression(text_or_file: str) -> tuple[str, str]:
-    """An expression's text and what to call its place: a file's where there is such a file."""
-    from gateway.yamltext import read_text  # noqa: PLC0415
-
-    path = Path(text_or_file)
-    if not text_or_file.endswith(".jsonata") and not _is_file(path):
-        return text_or_file, "expression"
-    try:
-        return read_text(path, bytes_max=1024 * 1024), str(path)
-    except ValueError as error:
-        raise typer.BadParameter(f"{path}: {error}") from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # an expression can be too long for a path, or hold a NUL
-        return False
 
 
 def _json_input(name: str) -> str:
@@ -383,6 +395,15 @@ def _evaluate(
         case other:
             raise typer.BadParameter(f"--engine: {other} is not jsonatapy or jsonata-python")
     return compiled.evaluate(value, bindings)
+
+
+def _queue(
+    question: Question, execution_id: str | None, tag: str | None, hook_ids: tuple[str, ...]
+) -> str:
+    from gateway.managing import queue  # noqa: PLC0415
+
+    queuing = queue(question, execution_id=execution_id, tag=tag, hook_ids=hook_ids)
+    return asyncio.run(queuing)
 
 
 def _show_result(question: Question, view: str, expression: str | None = None) -> None:

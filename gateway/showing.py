@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TextIO
 
@@ -17,6 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from gateway.calling import clean
@@ -25,6 +27,8 @@ from gateway.errors import UpstreamFailed
 #: A line of an answer that is longer than this is cut, so that waiting for its end has a bound.
 LINE_CHARS_MAX: Final = 64 * 1024
 _SOURCE_WIDTH: Final = 100
+#: How an execution's last status looks on a terminal.
+_STYLES: Final = {"COMPLETED": "bold green", "FAILED": "bold red", "CANCELLED": "bold yellow"}
 
 
 def show_json(text: str, *, compact: bool = False) -> None:
@@ -72,6 +76,10 @@ class View(Protocol):
         """Show one event, given as its JSON text. Raises UpstreamFailed where it is no JSON."""
         ...
 
+    def note(self, text: str) -> None:
+        """Show what is no part of the answer: how the execution and the connection are."""
+        ...
+
     def close(self) -> None:
         """The answer is over, or was given up."""
         ...
@@ -84,6 +92,10 @@ class JsonLines:
         """See View."""
         print(_one_line(data), flush=True)
 
+    def note(self, text: str) -> None:
+        """See View: on standard error."""
+        print(_one_line(clean(text).encode()), file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """See View."""
 
@@ -91,7 +103,8 @@ class JsonLines:
 class PlainLines:
     """Every line of every actor's text as ``actor: line``, as soon as the line is whole.
 
-    An actor's errors go to standard error. An event of no known type is shown as its JSON.
+    An actor's errors, and an execution's status, go to standard error; but where a run begins again
+    that is said among the lines. An event of no known type is shown as its JSON.
     """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
@@ -117,10 +130,23 @@ class PlainLines:
                     self._flush(layer, actor)
                     for error in error_lines(response):
                         print(f"{actor}: {error}", file=self._err, flush=True)
-            case "LAYER_MESSAGE":
-                pass  # progress is for people
+            case "EXECUTION_STATUS":
+                self._status(event)
+            case "LAYER_MESSAGE" | "OBSERVATION":
+                pass  # progress is for people, and what was observed is for those who ask for it
             case _:
                 print(_one_line(data), file=self._out, flush=True)
+
+    def note(self, text: str) -> None:
+        """See View: on standard error."""
+        print(_one_line(clean(text).encode()), file=self._err, flush=True)
+
+    def _status(self, event: dict[str, Any]) -> None:
+        if (attempt := begun_again(event)) > 1:
+            self.close()
+            self._begun.clear()
+            print(_again(attempt), file=self._out, flush=True)
+        self.note(status_line(event))
 
     def close(self) -> None:
         """See View."""
@@ -191,13 +217,32 @@ class LiveView:
                 state.actors.clear()
                 for response in _responses(event):
                     self._print_response(response)
+            case "EXECUTION_STATUS":
+                self._status(event)
+            case "OBSERVATION":
+                pass  # it can be long, and the actors have said it
             case _:
                 self._console.print(Text(clean(data.decode("utf-8", "replace"))))
+
+    def note(self, text: str) -> None:
+        """See View: above the display, where it stays."""
+        self._console.print(Text(clean(text), style="dim"))
+
+    def _status(self, event: dict[str, Any]) -> None:
+        self._state.note = status_line(event)
+        if (attempt := begun_again(event)) > 1:
+            self._keep_unfinished()
+            self._console.print(Text(_again(attempt), style="yellow"))
+        if style := _STYLES.get(str(event.get("status"))):
+            self._console.print(Text(status_line(event), style=style))
 
     def close(self) -> None:
         """See View."""
         self._live.stop()
-        for name, actor in self._state.actors.items():  # a layer that never finished
+        self._keep_unfinished()
+
+    def _keep_unfinished(self) -> None:
+        for name, actor in self._state.actors.items():
             self._print_text(name, actor.text)
         self._state.actors.clear()
 
@@ -241,6 +286,36 @@ def error_lines(response: dict[str, Any]) -> list[str]:
             name = f" ({clean(str(error['name']))})" if error.get("name") else ""
             lines.append(f"error: {clean(str(error.get('message', '')))}{name}")
     return lines
+
+
+def status_line(event: dict[str, Any]) -> str:
+    """What an EXECUTION_STATUS event says: ``execution 5e0c…: FAILED: message``."""
+    message = f": {event['message']}" if event.get("message") else ""
+    status = f"{event.get('status')}{message}"
+    return _one_line(clean(f"execution {event.get('executionId')}: {status}").encode())
+
+
+def begun_again(event: dict[str, Any]) -> int:
+    """Which attempt at a run begins with this EXECUTION_STATUS event; 0: none does."""
+    attempt = event.get("attempt")
+    return attempt if event.get("status") == "RUNNING" and isinstance(attempt, int) else 0
+
+
+def _again(attempt: int) -> str:
+    return f"--- the run begins again (attempt {attempt}); what stands above of it is void ---"
+
+
+def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; in a pipe a line for each row, its cells between tabs, no heads."""
+    cleaned = [[_one_line(clean(cell).encode()).replace("\t", " ") for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cleaned:
+            print("\t".join(row).rstrip())
+        return
+    table = Table(*heads)
+    for row in cleaned:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def failed(data: bytes) -> bool:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import PNG
+from tests.support.commands import ended, on_terminal, run, start
 from tests.support.remote import Peer, Seen, remote
 from tests.support.running import gateway
 from tests.support.scripts import (
@@ -28,7 +26,6 @@ from tests.support.scripts import (
     pupau_script,
 )
 
-ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 keys: [{{name: t, sha256: e5c4224ebc9128d62514e9289e8e299c92872e2590deb3afac3ca0b84afb26a8}}]
 upstreams:
@@ -38,49 +35,6 @@ pipelines:
   chat: {{upstream: pup}}
   scan: {{upstream: cam}}
 """
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "gateway", *arguments]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **more}
-
-
-async def start(*arguments: str, **env: str) -> Process:
-    """A command that is there to be interrupted."""
-
-    def heed_interrupts() -> None:
-        # A shell lets what it starts in the background ignore them, and its children inherit that.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return await asyncio.create_subprocess_exec(
-        *command(*arguments),
-        stdout=PIPE,
-        stderr=PIPE,
-        env=environment(**env),
-        preexec_fn=heed_interrupts,
-    )
-
-
-async def run(*arguments: str, **env: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments), stdout=PIPE, stderr=PIPE, env=environment(**env)
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
-@asynccontextmanager
-async def ended(process: Process) -> AsyncIterator[Process]:
-    """``process``, which is gone when the context is left."""
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 @asynccontextmanager
@@ -292,35 +246,6 @@ async def test_call_is_quiet_when_nobody_reads_on() -> None:
             err = await process.stderr.read()
             code = await process.wait()
     assert (code, err) == (1, b"")
-
-
-async def on_terminal(*arguments: str) -> tuple[int | None, str]:
-    """Run a command on a terminal of 60 × 20; returns its exit code and all it showed."""
-    controller, terminal = pty.openpty()
-    loop = asyncio.get_running_loop()
-    shown = bytearray()
-    closed = asyncio.Event()
-
-    def read() -> None:
-        try:
-            shown.extend(os.read(controller, 65536))
-        except OSError:  # the other side was closed: how a terminal ends
-            loop.remove_reader(controller)
-            closed.set()
-
-    loop.add_reader(controller, read)
-    try:
-        started = await asyncio.create_subprocess_exec(
-            *command(*arguments), stdout=terminal, stderr=terminal,
-            env=environment(COLUMNS="60", LINES="20"),
-        )  # fmt: skip
-        os.close(terminal)
-        async with ended(started) as process:
-            code = await process.wait()
-        await closed.wait()
-    finally:
-        os.close(controller)
-    return code, shown.decode()
 
 
 async def test_on_a_terminal_call_shows_progress_and_then_the_texts() -> None:

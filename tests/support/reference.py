@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from prometheus_client import CollectorRegistry
@@ -45,7 +47,7 @@ def metrics() -> str:
 def commands() -> str:
     """Every command and each of its arguments and options, a row each."""
     rows = ["| command | takes | meaning |", "|---|---|---|"]
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in all_commands():
         first, _, _ = (command.help or "").partition("\n\n")
         rows.append(f"| `{name}` | | {_one_line(first)} |")
         for parameter in command.params:
@@ -53,6 +55,15 @@ def commands() -> str:
             if shown != "--help":
                 rows.append(f"| | `{shown}` | {_one_line(parameter.help or '')} |")
     return "\n".join(rows)
+
+
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Every command with its name; ``executions list`` where it belongs to a group."""
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {each}", one) for each, one in command.commands.items())
+        else:
+            yield name, command
 
 
 def _one_line(text: str) -> str:
