@@ -20,6 +20,7 @@ from time import monotonic
 
 from tests.bench import (
     calls,
+    executions,
     machine,
     measures,
     report,
@@ -41,6 +42,7 @@ SCENARIOS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "idle-streams": resources.idle_streams,
     "media": resources.media,
     "triton": triton.inference,
+    "executions": executions.executions,
     "workers": workers.workers,
     "configured": scaling.configured,
     "growth": scaling.growth,

@@ -166,6 +166,16 @@ def _beside_others(place: int) -> Callable[[Results], Figures]:
     return figures
 
 
+def _accepted(store: str) -> Callable[[Results], Figures]:
+    """Thousands of executeAsync calls accepted in a second of CPU."""
+
+    def figures(results: Results) -> Figures:
+        costs = _values(results, "executions", f"{store}: accepted", "gateway")
+        return [1000 / cost for cost in costs] if costs else None
+
+    return figures
+
+
 _SMALL = ("small JSON", "gateway")
 _PACED = ("as it is", "gateway")
 _SAME = ("same dialect", "gateway")
@@ -266,6 +276,21 @@ GOALS = (
         "Triton over gRPC: CPU of an inference over that of tritonclient",
         1.4,
         _of("triton", ("one inference", "gateway"), ("one inference", "tritonclient")),
+    ),
+    *(
+        Goal(
+            f"executeAsync on {store}: thousands accepted a second per core",
+            least,
+            _accepted(store),
+            unit="thousand/s",
+            most=False,
+        )
+        for store, least in (("SQLite", 1), ("Redis", 2))
+    ),
+    Goal(
+        "1,000 watchers of one execution: CPU of an event over that of 1,000 streams",
+        1.0,
+        _of("executions", ("1000 watchers of one run", "gateway"), ("1000 streams", "gateway")),
     ),
     Goal("2 workers: what they serve, over 2 × one worker", 0.9, _workers, most=False),
     Goal(

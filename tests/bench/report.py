@@ -31,6 +31,7 @@ _TITLES = {
     "triton": "Triton over gRPC",
     "workers": "Workers",
     "configured": "What the cost must not grow with",
+    "executions": "Executions",
     "growth": "What the cost grows with",
 }
 
