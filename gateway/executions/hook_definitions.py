@@ -70,7 +70,7 @@ class HookType(StrEnum):
     WEBHOOK = "WEBHOOK"
 
 
-class Definition(Struct, frozen=True, rename="camel", omit_defaults=True):
+class Definition(Struct, frozen=True, rename="camel"):
     """What ``Hook.definition`` holds. ``status_filter``: empty for all. ``old_secret`` signs too
     until ``old_secret_until``, Unix seconds."""
 

@@ -38,23 +38,17 @@ async def body_of(
 
     Raises GatewayError, as ``as_json``, ``evaluate`` and ``media`` do.
     """
-    match definition.payload_type:
-        case PayloadType.RAW:
-            return Body(_JSON, [observation])
-        case PayloadType.JSON:
-            return Body(_JSON, [await as_json(observation)])
-        case PayloadType.TRANSFORM:
-            return Body(_JSON, [await _transformed(definition, observation, evaluate)])
-        case PayloadType.FORM:
-            payload = await as_json(observation)
-        case PayloadType.FORM_TRANSFORM:
-            payload = await _transformed(definition, observation, evaluate)
-    return _form(definition, payload, await media())
-
-
-async def _transformed(definition: Definition, observation: bytes, evaluate: Evaluate) -> bytes:
-    result = await evaluate(definition.transform or "$", observation)
-    return b"null" if result is None else result
+    kind = definition.payload_type
+    if kind.transforms:
+        result = await evaluate(definition.transform or "$", observation)
+        payload = b"null" if result is None else result
+    elif kind is PayloadType.RAW:
+        payload = observation
+    else:
+        payload = await as_json(observation)
+    if kind in (PayloadType.FORM, PayloadType.FORM_TRANSFORM):
+        return _form(definition, payload, await media())
+    return Body(_JSON, [payload])
 
 
 def _form(definition: Definition, payload: bytes, media: Sequence[Media]) -> Body:

@@ -18,11 +18,11 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-import msgspec
 from msgspec.structs import replace
 
 from gateway import logs
 from gateway.errors import GatewayError, Overloaded, StoreFailed
+from gateway.executions.bodies import no_observation
 from gateway.executions.hook_addresses import Lookup, Names
 from gateway.executions.hook_definitions import definition_of, disabled_hook
 from gateway.executions.hook_delivery import Courier, Meaning
@@ -186,7 +186,7 @@ class HookLoop:
         if observation is None:
             if await self._store.get(key) is None:
                 return True, done
-            observation = _nothing_found(key.id)
+            observation = no_observation(key.id)
         try:
             body = await body_of(
                 definition,
@@ -268,8 +268,3 @@ def _fields(delivery: Delivery) -> dict[str, Any]:
         "execution": delivery.key.id,
         "hook_event": delivery.event,
     }
-
-
-def _nothing_found(execution_id: str) -> bytes:
-    """The observation of an execution that has none yet."""
-    return msgspec.json.encode({"executionId": execution_id, "mediaContents": [], "documents": []})
