@@ -22,8 +22,10 @@ from gateway.executions.records import (
     New,
     Status,
 )
+from gateway.executions.redis import RedisStore
 from gateway.executions.store import Store
 from gateway.model import Media
+from tests.support.redis_server import redis_server
 
 #: Makes a handle on data that all handles of one such function share, as another replica would.
 Maker = Callable[[], Store]
@@ -37,7 +39,15 @@ NOON: Final = 1_700_000_000.0
 EVENTS_MAX: Final = 1000
 
 
-STORES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Maker]]]] = {}
+@asynccontextmanager
+async def _redis(folder: Path) -> AsyncIterator[Maker]:
+    async with redis_server(folder) as server:
+        yield lambda: RedisStore(server.url)
+
+
+STORES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Maker]]]] = {
+    "redis": _redis,
+}
 
 
 @asynccontextmanager

@@ -1,0 +1,486 @@
+"""Executions in Redis, for any number of replicas.
+
+Each call of ``Store`` is one script, or one command that only reads. What a call puts into a
+holder's hands bears a ticket. Where the answer got lost, or nobody waits for it any more, what was
+done under that ticket is undone, and what is still on its way is made void: nothing stays in the
+hands of a holder that lives and does not know of it.
+
+Nothing is lost where Redis itself loses nothing: ``appendonly yes``, ``appendfsync always``.
+
+Owns: how the promises of ``Store`` are kept there.
+Does not know: the scripts' inner workings, connections, the form of what is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from secrets import token_hex
+from typing import Any, Final
+
+from gateway import observation as observations
+from gateway.errors import Code, Overloaded, RequestRejected, StoreFailed
+from gateway.executions import redis_forms as forms
+from gateway.executions import redis_scripts as scripts
+from gateway.executions.records import (
+    Beat,
+    Claim,
+    Delivery,
+    Ending,
+    EventId,
+    Execution,
+    Hook,
+    Key,
+    New,
+    Page,
+    Status,
+)
+from gateway.executions.redis_forms import Argument, name_of
+from gateway.executions.redis_news import Channel, News
+from gateway.executions.redis_scripts import Script
+from gateway.executions.redis_wire import Wire
+from gateway.executions.store import Superseded
+from gateway.executions.telling import status_event
+from gateway.model import Media
+
+#: Who waits looks so often without being told, seconds: where he would be told, where not.
+_LOOK_S: Final = 2.0
+_LOOK_DEAF_S: Final = 0.1
+#: How often two observations are put together anew because a third came between.
+_MERGES: Final = 50
+#: How many executions are removed in one script, which holds up all others.
+_EXPIRED: Final = 100
+#: How long to wait before undoing is tried again; and how long closing waits for it, seconds.
+_AGAIN_S: Final = 0.5
+_UNDONE_S: Final = 2.0
+_BUSY: Final = "too many wrote to the observation at the same time"
+
+
+class RedisStore:
+    """See ``Store``. Use one in one event loop only.
+
+    Args:
+        url: ``redis://HOST:PORT/NUMBER``, or ``rediss://`` with TLS.
+        prefix: what the names of all its keys begin with.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        prefix: str = "gateway:",
+    ) -> None:
+        self._prefix = prefix
+        self._wire = Wire(url, username=username, password=password, prefix=prefix)
+        self._news = News(self._wire)
+        self._wake: Channel | None = None
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """See that it can be used. Raises StoreFailed."""
+        memory = await self._wire.command(b"INFO", b"memory")
+        policy = [line for line in memory.split() if line.startswith(b"maxmemory_policy:allkeys")]
+        if policy and b"maxmemory:0\r" not in memory:
+            raise StoreFailed(
+                f"the store of executions, Redis at {self._wire.address}, removes keys when it is "
+                f"full; it needs maxmemory-policy noeviction"
+            )
+
+    async def close(self) -> None:
+        """Let go of the connections, after what was asked for before."""
+        if self._undoing:
+            await asyncio.wait(self._undoing, timeout=_UNDONE_S)
+        for task in self._undoing:
+            task.cancel()
+        await self._news.close()
+        await self._wire.close()
+
+    # Executions
+
+    async def create(self, new: New) -> bool:
+        """See ``Store``."""
+        made = await self._script(scripts.CREATE, name_of(new.key), *forms.new_arguments(new))
+        return bool(made)
+
+    async def get(self, key: Key) -> Execution | None:
+        """See ``Store``."""
+        found = await self._fields(key, "new", "status", "message", "completed", "duration")
+        return forms.execution_of(found)
+
+    async def listed(
+        self, owner: str, *, tag: str | None = None, after: str | None = None, limit: int = 100
+    ) -> list[Execution]:
+        """See ``Store``."""
+        tagged = forms.tag_argument(tag)
+        found = await self._script(scripts.LISTED, owner, tagged, after or b"", limit)
+        executions = [forms.execution_of(each) for each in found]
+        return [each for each in executions if each is not None]
+
+    async def delete(self, key: Key) -> bool:
+        """See ``Store``."""
+        return bool(await self._script(scripts.DELETE, name_of(key)))
+
+    # Media and observation
+
+    async def add_media(self, key: Key, media: Media, *, media_max: int) -> bool:
+        """See ``Store``."""
+        kept = forms.media_argument(media)
+        added = await self._script(scripts.ADD_MEDIA, name_of(key), media.id, kept, media_max)
+        if added < 0:
+            raise RequestRejected(
+                f'the execution "{key.id}" has {media_max} media already', code=Code.CONFLICT
+            )
+        return bool(added)
+
+    async def media(self, key: Key, media_id: str) -> Media | None:
+        """See ``Store``."""
+        kept = await self._wire.command(b"HGET", self._named("m", key), media_id)
+        return None if kept is None else forms.media_of(kept)
+
+    async def has_media(self, key: Key) -> bool:
+        """See ``Store``."""
+        return bool(await self._wire.command(b"EXISTS", self._named("mi", key)))
+
+    async def all_media(self, key: Key) -> tuple[Media, ...]:
+        """See ``Store``."""
+        ids = await self._wire.command(b"LRANGE", self._named("mi", key), 0, -1)
+        if not ids:
+            return ()
+        found = await self._wire.command(b"HMGET", self._named("m", key), *ids)
+        return tuple(forms.media_of(kept) for kept in found if kept is not None)
+
+    async def observation(self, key: Key) -> bytes | None:
+        """See ``Store``."""
+        found: bytes | None = (await self._fields(key, "observation"))[0]
+        return found
+
+    async def merge(
+        self, key: Key, observation: bytes, *, replace: bool, deliveries: Sequence[Delivery] = ()
+    ) -> bool:
+        """See ``Store``."""
+        messages = forms.delivery_arguments(deliveries)
+        for _ in range(_MERGES):
+            version, merged = await self._merged(key, observation, replace=replace)
+            done = await self._script(scripts.MERGE, name_of(key), version, merged, *messages)
+            if done >= 0:
+                return bool(done)
+        raise StoreFailed(_BUSY, retry_after_s=1)
+
+    async def _merged(self, key: Key, added: bytes, *, replace: bool) -> tuple[bytes, bytes]:
+        """The observation with ``added``, and the version that the one without has."""
+        there, version = await self._fields(key, "observation", "version")
+        return version or b"0", observations.append(there or b"{}", added, replace=replace)
+
+    # Runs
+
+    async def submit(
+        self,
+        key: Key,
+        run_id: str,
+        payload: bytes,
+        media: Sequence[Media],
+        *,
+        queued_at: float,
+        new: New | None = None,
+        deliveries: Sequence[Delivery] = (),
+        runs_max: int,
+    ) -> bool:
+        """See ``Store``."""
+        queued = await self._script(
+            scripts.SUBMIT,
+            name_of(key),
+            run_id,
+            payload,
+            forms.media_argument(media),
+            queued_at,
+            runs_max,
+            b"1" if new else b"",
+            *forms.new_arguments(new),
+            *forms.delivery_arguments(deliveries),
+        )
+        if queued < 0:
+            raise Overloaded(f"{runs_max} runs are queued already", retry_after_s=1)
+        return bool(queued)
+
+    async def begin(
+        self, key: Key, run_id: str, holder: str, *, queued_at: float, new: New | None = None
+    ) -> Claim | None:
+        """See ``Store``."""
+        ticket = token_hex(8)
+        begin = self._script(
+            scripts.BEGIN,
+            name_of(key),
+            run_id,
+            holder,
+            ticket,
+            queued_at,
+            b"1" if new else b"",
+            *forms.new_arguments(new),
+        )
+        turn = await self._taken(begin, holder, ticket)
+        if turn is None:
+            return None
+        return Claim(key, run_id, int(turn), 1, holder, b"", (), queued_at, direct=True)
+
+    async def record(self, new: New, ending: Ending) -> None:
+        """See ``Store``."""
+        observation = ending.observation
+        await self._script(
+            scripts.RECORD,
+            name_of(new.key),
+            *forms.new_arguments(new),
+            ending.status,
+            ending.completed_at,
+            ending.duration_s,
+            forms.message_argument(ending.message),
+            b"" if observation is None else b"1",
+            b"" if observation is None else observations.append(b"{}", observation),
+            len(ending.events),
+            *forms.logged(1, 1, ending.events),
+            *forms.delivery_arguments(ending.deliveries),
+        )
+
+    async def claim(self, holder: str, *, wait_s: float) -> Claim | None:
+        """See ``Store``."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait_s
+        if self._wake is None:
+            self._wake = self._news.join(f"{self._prefix}wake")
+        while True:
+            seen = self._wake.changes
+            ticket = token_hex(8)
+            asked = self._script(scripts.CLAIM, holder, ticket)
+            found = await self._taken(asked, holder, ticket)
+            left_s = until - clock()
+            if found is not None or left_s <= 0:
+                return None if found is None else forms.claim_of(found, holder)
+            await self._wake.changed(seen, min(left_s, _look_s(self._wake)))
+
+    async def write(
+        self,
+        claim: Claim,
+        first: int,
+        events: Sequence[bytes],
+        *,
+        status: Status | None = None,
+        deliveries: Sequence[Delivery] = (),
+        events_max: int,
+    ) -> None:
+        """See ``Store``."""
+        written = await self._script(
+            scripts.WRITE,
+            name_of(claim.key),
+            claim.run_id,
+            claim.turn,
+            status or b"",
+            events_max,
+            first,
+            len(events),
+            *forms.logged(claim.turn, first, events),
+            *forms.delivery_arguments(deliveries),
+        )
+        if not written:
+            raise Superseded
+
+    async def finish(self, claim: Claim, first: int, ending: Ending, *, events_max: int) -> None:
+        """See ``Store``."""
+        rest: list[Argument] = [
+            ending.status,
+            ending.completed_at,
+            ending.duration_s,
+            forms.message_argument(ending.message),
+            events_max,
+            first,
+            len(ending.events),
+            *forms.logged(claim.turn, first, ending.events),
+            *forms.delivery_arguments(ending.deliveries),
+        ]
+        run = (name_of(claim.key), claim.run_id, claim.turn)
+        for _ in range(_MERGES):
+            observation: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+            if ending.observation is not None:
+                try:
+                    merged = await self._merged(
+                        claim.key, ending.observation, replace=ending.replace
+                    )
+                except RequestRejected:
+                    if not await self._is_held(claim):
+                        raise Superseded from None
+                    raise
+                observation = (b"1", *merged)
+            done = await self._script(scripts.FINISH, *run, *observation, *rest)
+            if done == 0:
+                raise Superseded
+            if done > 0:
+                return
+        raise StoreFailed(_BUSY, retry_after_s=1)
+
+    async def _is_held(self, claim: Claim) -> bool:
+        run = f"{self._named('r', claim.key)}/{claim.run_id}"
+        turn = await self._wire.command(b"HGET", run, b"turn")
+        return bool(turn == b"%d" % claim.turn)
+
+    async def release(self, claim: Claim) -> None:
+        """See ``Store``."""
+        run = (name_of(claim.key), claim.run_id, claim.turn)
+        if not await self._script(scripts.RELEASE, *run):
+            raise Superseded
+
+    async def cancel(self, key: Key, at: float, deliveries: Sequence[Delivery] = ()) -> bool:
+        """See ``Store``."""
+        event = status_event(key, Status.CANCELLED)
+        messages = forms.delivery_arguments(deliveries)
+        return bool(await self._script(scripts.CANCEL, name_of(key), at, event, *messages))
+
+    # Who lives
+
+    async def beat(self, holder: str) -> Beat:
+        """See ``Store``."""
+        counts, hand, stopped = await self._script(scripts.BEAT, holder)
+        held = dict(zip(hand[::2], map(int, hand[1::2]), strict=True))
+        turns = {place: (forms.place_of(place)[0], turn) for place, turn in held.items()}
+        return Beat(
+            {name.decode(): int(n) for name, n in zip(counts[::2], counts[1::2], strict=True)},
+            frozenset(turns.values()),
+            frozenset(turns[place] for place in stopped if place in turns),
+        )
+
+    async def take_over(
+        self, dead: str, beats: int, by: str, *, attempts_max: int
+    ) -> tuple[Claim, ...] | None:
+        """See ``Store``."""
+        ticket = token_hex(8)
+        asked = self._script(scripts.TAKE_OVER, dead, beats, by, ticket, attempts_max)
+        lost = await self._taken(asked, by, ticket)
+        return None if lost is None else tuple(forms.claim_of(each, by) for each in lost)
+
+    async def leave(self, holder: str) -> None:
+        """See ``Store``. One with something in its hands is left to be taken over."""
+        await self._script(scripts.LEAVE, holder)
+
+    async def _taken(self, asked: asyncio.Future[Any], holder: str, ticket: str) -> Any:
+        """The answer to a call that puts something into ``holder``'s hands, or nothing there."""
+        try:
+            return await asyncio.shield(asked)
+        except (StoreFailed, asyncio.CancelledError):
+            undoing = asyncio.create_task(self._undo(holder, ticket))
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            raise
+
+    async def _undo(self, holder: str, ticket: str) -> None:
+        while True:
+            try:
+                await self._script(scripts.UNDO, holder, ticket)
+            except StoreFailed:
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
+
+    # The log
+
+    async def events(self, key: Key, after: EventId, *, limit: int = 1000) -> Page | None:
+        """See ``Store``."""
+        found = await self._script(scripts.EVENTS, name_of(key), forms.position(after), limit)
+        return None if found is None else forms.page_of(found, after, limit)
+
+    async def news(self, key: Key, after: EventId, *, wait_s: float) -> None:
+        """See ``Store``."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait_s
+        channel = self._news.join(self._named("news", key))
+        try:
+            while (left_s := until - clock()) > 0:
+                seen = channel.changes
+                last = channel.last
+                if last is None:
+                    last = await self._latest(key)
+                    if channel.heard and channel.changes == seen:
+                        channel.last = last
+                newest, _, over = last.partition(b"|")
+                if over or newest > forms.position(after):
+                    return
+                await channel.changed(seen, min(left_s, wait_s if channel.heard else _LOOK_DEAF_S))
+        finally:
+            self._news.leave(channel)
+
+    async def _latest(self, key: Key) -> bytes:
+        """What would be told of the execution now."""
+        there, newest, status = await self._fields(key, "n", "newest", "status")
+        over = there is None or (status is not None and Status(status.decode()).ended)
+        return (newest or b"") + b"|" + (b"1" if over else b"")
+
+    # Webhooks
+
+    async def put_hook(self, hook: Hook, *, hooks_max: int) -> bool:
+        """See ``Store``."""
+        kept = forms.hook_argument(hook)
+        return bool(await self._script(scripts.PUT_HOOK, hook.owner, hook.id, kept, hooks_max))
+
+    async def hook(self, owner: str, hook_id: str) -> Hook | None:
+        """See ``Store``."""
+        kept = await self._wire.command(b"HGET", f"{self._prefix}hooks:{owner}", hook_id)
+        return None if kept is None else forms.hook_of(kept)
+
+    async def hooks(self, owner: str) -> list[Hook]:
+        """See ``Store``."""
+        kept = await self._wire.command(b"HVALS", f"{self._prefix}hooks:{owner}")
+        return sorted(map(forms.hook_of, kept), key=lambda hook: (hook.created_at, hook.id))
+
+    async def delete_hook(self, owner: str, hook_id: str) -> bool:
+        """See ``Store``."""
+        return bool(await self._script(scripts.DELETE_HOOK, owner, hook_id))
+
+    async def add_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``Store``."""
+        if deliveries:
+            await self._script(scripts.ADD_DELIVERIES, *forms.delivery_arguments(deliveries))
+
+    async def due(self, holder: str, now: float, *, limit: int) -> list[Delivery]:
+        """See ``Store``."""
+        ticket = token_hex(8)
+        asked = self._script(scripts.DUE, holder, ticket, now, limit)
+        return [forms.delivery_of(each) for each in await self._taken(asked, holder, ticket)]
+
+    async def put_off(self, delivery: Delivery) -> None:
+        """See ``Store``."""
+        await self._script(scripts.PUT_OFF, delivery.id, *forms.due_arguments(delivery))
+
+    async def delivered(self, delivery: Delivery) -> None:
+        """See ``Store``."""
+        await self._script(scripts.DELIVERED, delivery.id)
+
+    # Housekeeping
+
+    async def expire(self, before: float, transient_before: float) -> int:
+        """See ``Store``."""
+        return int(await self._script(scripts.EXPIRE, before, transient_before, _EXPIRED))
+
+    async def counts(self) -> dict[Status, int]:
+        """See ``Store``."""
+        found = await self._wire.command(b"HGETALL", f"{self._prefix}statuses")
+        return {
+            Status(name.decode()): int(count)
+            for name, count in zip(found[::2], found[1::2], strict=True)
+        }
+
+    async def log_bytes(self) -> int:
+        """See ``Store``."""
+        return int(await self._wire.command(b"GET", f"{self._prefix}bytes") or 0)
+
+    # Asking
+
+    def _script(self, script: Script, *arguments: Argument) -> asyncio.Future[Any]:
+        return self._wire.script(script, *arguments)
+
+    def _fields(self, key: Key, *names: str) -> asyncio.Future[Any]:
+        return self._wire.command(b"HMGET", self._named("e", key), *names)
+
+    def _named(self, kind: str, key: Key) -> str:
+        return f"{self._prefix}{kind}:{name_of(key)}"
+
+
+def _look_s(channel: Channel) -> float:
+    return _LOOK_S if channel.heard else _LOOK_DEAF_S

@@ -1,0 +1,170 @@
+"""How Redis keeps the structs of executions, and how its answers become them again.
+
+Owns: the names of executions and places of runs, the encodings, the order of a script's arguments
+that belong together.
+Does not know: which script takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.executions.records import (
+    Claim,
+    Delivery,
+    EventId,
+    Execution,
+    Hook,
+    Key,
+    Logged,
+    New,
+    Page,
+    Status,
+)
+from gateway.model import Media
+
+Argument = bytes | str | int | float
+
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+_NEW: Final = msgspec.msgpack.Decoder(New)
+_MEDIA: Final = msgspec.msgpack.Decoder(Media)
+_MEDIA_LIST: Final = msgspec.msgpack.Decoder(tuple[Media, ...])
+_DELIVERY: Final = msgspec.msgpack.Decoder(Delivery)
+_HOOK: Final = msgspec.msgpack.Decoder(Hook)
+#: A clock that was set back by less than this is taken for the rounding that it is, seconds.
+_ROUNDING_S: Final = 0.001
+
+
+def name_of(key: Key) -> str:
+    """An execution's name: neither owners nor IDs have a slash."""
+    return f"{key.owner}/{key.id}"
+
+
+def place_of(place: bytes) -> tuple[Key, str]:
+    """The execution and the ID of the run that is at ``place``."""
+    owner, execution_id, run_id = place.decode().split("/", 2)
+    return Key(owner, execution_id), run_id
+
+
+def new_arguments(new: New | None) -> tuple[Argument, ...]:
+    """What ``make`` takes of an execution; of none as much."""
+    if new is None:
+        return (b"", b"", b"", b"")
+    transient = b"1" if new.transient else b""
+    return (_ENCODE(new), new.created_at, transient, tag_argument(new.tag))
+
+
+def tag_argument(tag: str | None) -> bytes:
+    """A tag as ``make`` takes it; nothing for none."""
+    return b"" if tag is None else b"=" + tag.encode()
+
+
+def execution_of(found: Sequence[bytes | None]) -> Execution | None:
+    """The execution whose new, status, message, completed and duration these are."""
+    kept, status, message, completed, duration = found
+    if kept is None:
+        return None
+    new = _NEW.decode(kept)
+    now = None if status is None else Status(status.decode())
+    ended = now is not None and now.ended
+    return Execution(
+        new.key,
+        new.created_at,
+        new.tag,
+        new.meta,
+        new.hook_ids,
+        new.transient,
+        status=now,
+        message=message[1:].decode() if ended and message else None,
+        completed_at=float(completed) if ended and completed is not None else None,
+        duration_s=None if duration is None else float(duration),
+    )
+
+
+def message_argument(message: str | None) -> bytes:
+    """A message that may be empty, or none."""
+    return b"" if message is None else b"=" + message.encode()
+
+
+def media_argument(media: Media | Sequence[Media]) -> bytes:
+    """A file, or several; nothing for none."""
+    return _ENCODE(media) if media else b""
+
+
+def media_of(kept: bytes) -> Media:
+    """The file that was kept so."""
+    return _MEDIA.decode(kept)
+
+
+def claim_of(found: Sequence[bytes], holder: str) -> Claim:
+    """What ``claim_of`` of the scripts says of a run."""
+    place, turn, attempt, payload, media, at, direct = found
+    key, run_id = place_of(place)
+    return Claim(
+        key,
+        run_id,
+        int(turn),
+        int(attempt),
+        holder,
+        payload,
+        _MEDIA_LIST.decode(media) if media else (),
+        float(at),
+        bool(direct),
+    )
+
+
+def logged(turn: int, first: int, events: Sequence[bytes]) -> list[bytes]:
+    """Events as members of a log, which are in the order of their letters."""
+    return [b"%09d%012d%b" % (turn, number, text) for number, text in enumerate(events, first)]
+
+
+def position(at: EventId) -> bytes:
+    """A place in a log, as its members begin."""
+    return b"%09d%012d" % at
+
+
+def page_of(found: Sequence[Any], after: EventId, limit: int) -> Page:
+    """What the script says that is behind ``after``."""
+    members, newest, dropped, status = found
+    events = tuple(Logged(EventId(int(each[:9]), int(each[9:21])), each[21:]) for each in members)
+    end = members[-1][:21] if members else position(after)
+    return Page(
+        events,
+        ended=status is not None
+        and Status(status.decode()).ended
+        and (len(members) < limit or newest is None or end >= newest),
+        lost=dropped is not None and position(after) < dropped,
+    )
+
+
+def delivery_arguments(deliveries: Sequence[Delivery]) -> list[Argument]:
+    """What ``deliver`` takes."""
+    arguments: list[Argument] = [len(deliveries)]
+    for each in deliveries:
+        hook = f"{each.key.owner}/{each.hook_id}"
+        arguments += (each.id, name_of(each.key), hook, *due_arguments(each))
+    return arguments
+
+
+def due_arguments(delivery: Delivery) -> tuple[Argument, ...]:
+    """When it is due, since when it is put off, and the delivery."""
+    since = delivery.due_at - delivery.delay_s - _ROUNDING_S
+    return (delivery.due_at, since, _ENCODE(delivery))
+
+
+def delivery_of(kept: bytes) -> Delivery:
+    """The delivery that was kept so."""
+    return _DELIVERY.decode(kept)
+
+
+def hook_argument(hook: Hook) -> bytes:
+    """A webhook as it is kept."""
+    return _ENCODE(hook)
+
+
+def hook_of(kept: bytes) -> Hook:
+    """The webhook that was kept so."""
+    return _HOOK.decode(kept)
