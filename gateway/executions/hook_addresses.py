@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -186,12 +187,19 @@ class PermittedConnector(TCPConnector):
     """Connects to addresses that ``refusal`` has nothing against, once each.
 
     Anything else ends in an AddressRefused, as the cause of what aiohttp raises, before a byte has
-    gone there.
+    gone there. ``tls``: whom to trust; left out: as this machine does.
     """
 
-    def __init__(self, allow_networks: Sequence[str], lookup: Lookup) -> None:
+    def __init__(
+        self,
+        allow_networks: Sequence[str],
+        lookup: Lookup,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         allowed = [ip_network(network) for network in allow_networks]
         super().__init__(
+            ssl=tls or True,
             resolver=_Permitting(allowed, lookup),
             use_dns_cache=False,
             force_close=True,

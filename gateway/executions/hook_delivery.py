@@ -57,13 +57,21 @@ class Courier:
 
     Args:
         wall: Unix seconds.
+        tls: whom to trust; left out: as this machine does.
     """
 
-    def __init__(self, section: HooksConfig, *, lookup: Lookup, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        section: HooksConfig,
+        *,
+        lookup: Lookup,
+        wall: Callable[[], float],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._timeout_s = section.timeout_s
         self._wall = wall
         self._session = ClientSession(
-            connector=PermittedConnector(section.allow_networks, lookup),
+            connector=PermittedConnector(section.allow_networks, lookup, tls=tls),
             cookie_jar=DummyCookieJar(),
             timeout=ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
             headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
