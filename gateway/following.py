@@ -24,11 +24,9 @@ from gateway.calling import Place, answered, asked, frames
 from gateway.errors import STATUS, Code, RequestRejected, UpstreamFailed
 from gateway.executions.records import BEGINNING, EventId, Status, event_id
 
-#: A gateway gives a sign of life every ``server.heartbeat_s`` (15 unless configured); one that is
-#: silent for so long is asked again, seconds. Where the sign is rarer that loses nothing.
+#: A gateway gives a sign of life every ``server.heartbeat_s``, 15 s unless configured. Where it does
+#: so more rarely, and is taken for silent, nothing is lost.
 SILENT_S: Final = 90.0
-#: How long the gateway is asked again where nothing else is said, seconds.
-GIVE_UP_S: Final = 300.0
 _BACKOFF_S: Final = 0.2
 _BACKOFF_S_MAX: Final = 10.0
 #: A connection that stood for so long does not count among failures in a row, seconds.
@@ -103,7 +101,12 @@ class _State(msgspec.Struct):
 
 
 async def follow(
-    place: Place, execution_id: str, *, give_up_s: float = GIVE_UP_S, known: bool = False
+    place: Place,
+    execution_id: str,
+    *,
+    give_up_s: float,
+    known: bool = False,
+    silent_s: float = SILENT_S,
 ) -> AsyncGenerator[News, None]:
     """What happens to an execution, from the beginning of what is kept, until it has ended.
 
@@ -111,19 +114,23 @@ async def follow(
         give_up_s: how long the gateway is asked again after it was heard last, seconds.
         known: the gateway has just said that there is such an execution; so it is asked again also
             where the first connection fails.
+        silent_s: a gateway that gives no sign of life for so long is asked again, seconds.
 
     Raises UpstreamFailed where the first connection fails, or asking again cannot help."""
-    following = _Following(place, execution_id, give_up_s, known)
+    following = _Following(place, execution_id, give_up_s, silent_s, known)
     async with aclosing(following.news()) as news:
         async for each in news:
             yield each
 
 
 class _Following:
-    def __init__(self, place: Place, execution_id: str, give_up_s: float, known: bool) -> None:
+    def __init__(
+        self, place: Place, execution_id: str, give_up_s: float, silent_s: float, known: bool
+    ) -> None:
         self._place = place
         self._target = f"/v1/executions/{quote(execution_id, safe='')}"
         self._give_up_s = give_up_s
+        self._silent_s = silent_s
         self._last = BEGINNING
         self._state = _State()
         self._heard = known
@@ -183,7 +190,7 @@ class _Following:
         last = "" if self._last == BEGINNING else str(self._last)
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         target = f"{self._target}/events"
-        asking = answered(self._place, "GET", target, headers=headers, silent_s=SILENT_S)
+        asking = answered(self._place, "GET", target, headers=headers, silent_s=self._silent_s)
         async with asking as response, aclosing(frames(self._place, response, last)) as stream:
             if self._broken:
                 self._broken = False
@@ -218,7 +225,7 @@ class _Following:
         """How the execution is, after a stream has ended: a gateway that stops ends its streams as
         well. Raises UpstreamFailed."""
         try:
-            answer = await asked(self._place, "GET", self._target, silent_s=SILENT_S)
+            answer = await asked(self._place, "GET", self._target, silent_s=self._silent_s)
             now = msgspec.json.decode(answer, type=_State)
             self._heard_at = time.monotonic()
             return now
