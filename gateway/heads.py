@@ -49,6 +49,11 @@ def accepts_json(request: web.BaseRequest) -> bool:
     )
 
 
+def connection_headers(headers: Mapping[str, str]) -> set[str]:
+    """What is named in Connection concerns this connection, and goes no further."""
+    return {token.strip().lower() for token in headers.get(hdrs.CONNECTION, "").split(",")}
+
+
 def flag(request: web.BaseRequest, name: str) -> bool:
     """A query parameter that is true or false; false where it is missing.
 

@@ -146,10 +146,12 @@ class Outlet:
         """What to tell aiohttp once the answer is written."""
         return CLOSED if self.closing else _KEPT
 
-    def answer(self, status: int, fields: str, body: bytes) -> None:
-        """Write a whole answer. ``fields``: the head's own lines, each with its line end."""
-        head = self._head(status, f"{fields}Content-Length: {len(body)}\r\n")
-        if self._request.method == "HEAD":
+    def answer(self, status: int, fields: str, body: bytes | None) -> None:
+        """Write a whole answer. ``fields``: the head's own lines, each with its line end;
+        ``body``: ``None`` where nothing is to be said of one, as with 204."""
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        head = self._head(status, fields + length)
+        if body is None or self._request.method == "HEAD":
             body = b""
         if len(body) <= _JOINED_BYTES:
             self._write(head + body)

@@ -8,7 +8,7 @@ Does not know: HTTP, how a dialect writes anything down, how an actor comes by w
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -76,6 +76,8 @@ class Run:
     _ending: list[Event] = field(default_factory=list)
     #: Whether the last event was sent: the route's transform may have dropped it.
     told: bool = True
+    #: What is done with the observation, once, before anything is told of it.
+    keep: Callable[[bytes], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         bindings = {
@@ -434,6 +436,8 @@ class Run:
         """The run's execution ID and its observation, before the route's own transform."""
         if self._made is None:
             self._made = await self._make_observation()
+            if self.keep is not None:
+                await self.keep(self._made[1])
         return self._made
 
     async def _make_observation(self) -> tuple[str, bytes]:

@@ -87,6 +87,19 @@ class Route:
                 yield from actor.targets
 
     @property
+    def description(self) -> dict[str, Any]:
+        """What is told of it, as Cambrion's API lists pipelines."""
+        described: dict[str, Any] = {"pipelineId": self.name, "name": self.name}
+        answers = self.answers
+        optional = {
+            "description": self.config.description,
+            "tag": self.config.tag,
+            "status": None if answers is None else "READY" if answers else "UNAVAILABLE",
+            "version": self.config.version,
+        }
+        return described | {name: value for name, value in optional.items() if value is not None}
+
+    @property
     def answers(self) -> bool | None:
         """Whether every actor has an upstream whose last answer was good; ``None``: not known."""
         actors = [

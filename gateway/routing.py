@@ -99,8 +99,8 @@ def _lookup(path: str) -> Sequence[Target]:
         case ("v1", "pipelines", name, "definition"):
             return (Target("definition", Dialect.CAMBRION, Mode.DESCRIBE, name),)
         case ("v1", "pipelines", name, *call) if tuple(call) in _EXECUTE:
-            action, mode = _EXECUTE[tuple(call)]
-            return (Target(action, Dialect.CAMBRION, mode, name, "POST"),)
+            verb, mode = _EXECUTE[tuple(call)]
+            return (Target(verb, Dialect.CAMBRION, mode, name, "POST"),)
         case ("v1", "executions" | "hooks" as kind, *rest):
             return _of_executions(rest) if kind == "executions" else _of_hooks(rest)
         case ("pipelines", name, "queries"):

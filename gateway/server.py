@@ -8,47 +8,47 @@ Does not know: what a dialect's bodies mean, what a run does, how a stream is ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from math import ceil
-from typing import Any, Final, TypeVar, cast
+from time import time
+from typing import Any, Final, cast
 
 import msgspec
 from aiohttp import hdrs, web
 
 from gateway import logs
-from gateway.body import Pace, arrived, read_body, read_form, read_json
+from gateway.answering import JSON, Action
 from gateway.dialects import cambrion, pupau
-from gateway.dialects.wire import Origin, Part
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
-from gateway.execution_calls import kept_nowhere
+from gateway.execution_calls import ExecutionCalls, kept_nowhere
+from gateway.executions.service import Executions
 from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
+from gateway.hook_calls import HookCalls
 from gateway.keys import Caller
 from gateway.metrics import Dialect, Metrics, Mode
+from gateway.model import Request, Result
 from gateway.outlet import CLOSED, Outlet, Written
 from gateway.pipeline import Run
 from gateway.protocol import SERVER
+from gateway.reading import Reading
 from gateway.relay import Relay
 from gateway.route import Route
 from gateway.routing import MethodNotAllowed, Target, dialect_of, resolve
 from gateway.site import Site
 
 _DIALECTS: Final = {Dialect.CAMBRION: cambrion, Dialect.PUPAU: pupau}
-_JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 # What keeps whatever stands between from holding a stream back.
 _UNBUFFERED: Final = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-# A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
-_LARGE_BODY_BYTES: Final = 256 * 1024
 # How long a client may take to read the end of an answer that a stop cut short, and how often that
 # long while others still come to theirs; how long what is left may take to fall apart: seconds.
 _LAST_WORDS_S: Final = 1.0
 _LAST_ROUNDS: Final = 5
 _UNWIND_S: Final = 0.4
-T = TypeVar("T")
 
 
 class Gateway:
@@ -76,7 +76,9 @@ class Gateway:
         self._idle: asyncio.Event | None = None
         self._stopping = False
         self._stopped = False
-        self._actions: dict[str, Callable[[Exchange, Target], Awaitable[Written]]] = {
+        self._reading = Reading(clock)
+        self._kept: ExecutionCalls | None = None
+        self._actions: dict[str, Action] = {
             "healthz": self._healthz,
             "readyz": self._readyz,
             "metrics": self._expose,
@@ -86,6 +88,13 @@ class Gateway:
             "execute": self._execute,
             "query": self._query,
         }
+
+    def keep(self, executions: Executions, *, wall: Callable[[], float] = time) -> None:
+        """From now on keep executions, and answer the calls on them. ``wall``: Unix seconds."""
+        self._reading.keeps = True
+        self._kept = ExecutionCalls(self, self._reading, executions, clock=self._clock, wall=wall)
+        hooks = HookCalls(self, self._reading, executions, wall=wall)
+        self._actions |= self._kept.actions | hooks.actions
 
     async def handle(self, request: web.BaseRequest) -> Written:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
@@ -130,15 +139,15 @@ class Gateway:
         it goes on."""
         if isinstance(error, GatewayError):
             exchange.fail(error)
-            return await self._send_error(exchange, error)
+            return await self.send_error(exchange, error)
         if isinstance(error, asyncio.CancelledError):
             ending = exchange.ended()
             if ending is None or exchange.status is not None:
                 raise error  # nobody is there, or in mid-answer nothing can be said
-            return await self._send_error(exchange, ending)
+            return await self.send_error(exchange, ending)
         if isinstance(error, ConnectionError):
             raise error
-        return await self._send_error(exchange, self._internal(exchange))
+        return await self.send_error(exchange, self.internal(exchange))
 
     @property
     def site(self) -> Site:
@@ -211,81 +220,64 @@ class Gateway:
     # Pipelines
 
     async def _execute(self, exchange: Exchange, target: Target) -> Written:
-        route, caller = self._admit(exchange, target)
+        route, caller = self.admit(exchange, target)
         stream = target.mode is Mode.EXECUTE and accepts(exchange.request, _EVENT_STREAM)
         if stream:
             exchange.mode = Mode.EXECUTE_STREAM
-        if exchange.request.content_type.startswith("multipart/"):
-            raise RequestRejected(
-                "executeSync takes JSON, with the files as base64 in media; it takes no form",
-                code=Code.UNSUPPORTED_MEDIA_TYPE,
-            )
-        there = arrived(exchange.request, exchange.site.bounds.body_bytes_max)
-        body = await self._read_body(exchange, read_json) if there is None else there
-        exchange.request_bytes = len(body)
-        origin = self._origin(exchange, target, caller, stream)
-        if len(body) < _LARGE_BODY_BYTES:
-            request = cambrion.parse_request(origin, body)
-        else:
-            request = await asyncio.to_thread(cambrion.parse_request, origin, body)
-        del body, there  # a long text must not stand beside its media while the run lasts
+        request = await self._reading.execute(exchange, target, caller, stream=stream)
+        if self._kept is not None:
+            return await self._kept.execute(exchange, route, caller, request)
+        return await self.run(exchange, self.new_run(exchange, route, request))
+
+    def new_run(self, exchange: Exchange, route: Route, request: Request) -> Run:
+        """See ``Answering``."""
         run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
         exchange.actors_failed = run.actors_failed
-        if stream:
+        return run
+
+    async def run(self, exchange: Exchange, run: Run) -> Written:
+        """See ``Answering``."""
+        if run.request.stream:
             return await self._stream(exchange, run)
-        result = await run.call(Dialect.CAMBRION)
+        return await self.send_result(exchange, await run.call(exchange.dialect))
+
+    async def send_result(self, exchange: Exchange, result: Result) -> Written:
+        """See ``Answering``."""
         view = exchange.mode is not Mode.EXECUTE
-        content_type = _JSON
+        content_type = JSON
         if exchange.mode is Mode.EXECUTE_TRANSFORM and not accepts_json(exchange.request):
             content_type = "text/plain"
-        return await self._send(
+        return await self.send(
             exchange, 200, cambrion.render_result(result, view=view), content_type
         )
 
     async def _query(self, exchange: Exchange, target: Target) -> Written:
-        request = exchange.request
-        stream = flag(request, "sse")
+        stream = flag(exchange.request, "sse")
         if stream:
             exchange.mode = Mode.QUERY_STREAM
-        route, caller = self._admit(exchange, target)
-        bounds = exchange.site.bounds
-        body: bytes | list[Part]
-        if request.content_type.startswith("multipart/"):
-            body = await self._timed(
-                exchange,
-                read_form(
-                    request,
-                    bytes_max=bounds.body_bytes_max,
-                    parts_max=bounds.parts_max,
-                    pace=_pace(exchange),
-                ),
-            )
-            exchange.request_bytes = sum(len(part.data) for part in body)
-        else:
-            there = arrived(request, bounds.body_bytes_max)
-            body = await self._read_body(exchange, read_body) if there is None else there
-            exchange.request_bytes = len(body)
-        origin = self._origin(exchange, target, caller, stream)
-        if isinstance(body, list) or len(body) < _LARGE_BODY_BYTES:
-            parsed = pupau.parse_request(origin, body)
-        else:
-            parsed = await asyncio.to_thread(pupau.parse_request, origin, body)
-        del body
-        run = Run(route, parsed, exchange.mode, exchange.site.services, exchange.waited)
-        exchange.actors_failed = run.actors_failed
+        route, caller = self.admit(exchange, target)
+        parsed = await self._reading.query(exchange, target, caller, stream=stream)
+        if self._kept is not None and self._kept.resumable(parsed):
+            return await self._kept.execute(exchange, route, caller, parsed)
+        run = self.new_run(exchange, route, parsed)
         if stream:
             return await self._stream(exchange, run)
         result = await run.call(Dialect.PUPAU)
         exchange.outcome = result.outcome
-        return await self._send(exchange, 200, pupau.render_result(result))
+        return await self.send(exchange, 200, pupau.render_result(result))
 
-    def _admit(self, exchange: Exchange, target: Target) -> tuple[Route, Caller]:
-        """The pipeline and the caller, once it is certain that the one is open to the other."""
+    def identify(self, exchange: Exchange) -> Caller:
+        """See ``Answering``."""
+        caller = exchange.site.keyring.identify(exchange.request.headers)
+        exchange.key = caller.name
+        return caller
+
+    def admit(self, exchange: Exchange, target: Target) -> tuple[Route, Caller]:
+        """See ``Answering``."""
         route = exchange.site.routes.get(target.pipeline)
         if route is not None:
             exchange.pipeline, exchange.upstream = route.name, route.upstreams
-        caller = exchange.site.keyring.identify(exchange.request.headers)
-        exchange.key = caller.name
+        caller = self.identify(exchange)
         if not caller.may(target.pipeline):
             raise RequestRejected("this key does not open that pipeline", code=Code.FORBIDDEN)
         if route is None:
@@ -294,43 +286,48 @@ class Gateway:
             )
         return route, caller
 
-    def _origin(self, exchange: Exchange, target: Target, caller: Caller, stream: bool) -> Origin:
-        given = exchange.request.headers
-        headers: dict[str, str] = {}
-        for name in exchange.site.server.forward_headers:
-            if name in given and name not in _own(given):
-                headers[name] = given[name].encode("utf-8", "replace").decode()
-        return Origin(
-            pipeline=target.pipeline,
-            request_id=exchange.request_id,
-            stream=stream,
-            media_max=exchange.site.bounds.media_max,
-            headers=headers,
-            key=caller.name,
-        )
-
-    async def _read_body(self, exchange: Exchange, read: Callable[..., Awaitable[T]]) -> T:
-        bytes_max = exchange.site.bounds.body_bytes_max
-        reading = read(exchange.request, bytes_max=bytes_max, pace=_pace(exchange))
-        return await self._timed(exchange, reading)
-
-    async def _timed(self, exchange: Exchange, reading: Awaitable[T]) -> T:
-        """Await the client, and keep the time apart from the gateway's own."""
-        began = self._clock()
-        try:
-            return await reading
-        finally:
-            exchange.waited.client_s += self._clock() - began
-
     async def _stream(self, exchange: Exchange, run: Run) -> Written:
         """Write the run's events as they come. A run that fails before anything was written still
         gets the status that says so."""
         dialect = exchange.dialect
         render = _DIALECTS[dialect].render_event
-        labels = (exchange.pipeline, dialect)
+        with self.streaming(exchange) as stream:
+            try:
+                if run.route.pushing is not None:
+                    relay = Relay(run, exchange, stream, render=render, clock=self._clock)
+                    await relay.run(run.route.pushing)
+                else:
+                    async with aclosing(run.stream(dialect)) as events:
+                        await stream.relay(events, render)
+            except GatewayError as error:
+                if not stream.opened:
+                    raise
+                exchange.fail(error)
+                if not stream.told:  # so the run has not told of it either
+                    await stream.send(render(run.failed(error)))
+            except asyncio.CancelledError:
+                ending = exchange.ended()
+                if ending is None:
+                    raise
+                if not stream.opened:
+                    stream.stop()
+                    return await self.send_error(exchange, ending)
+                await stream.send(render(run.failed(ending)))
+            except ConnectionError:
+                raise
+            except Exception:
+                if not stream.opened:
+                    raise
+                await stream.send(render(run.failed(self.internal(exchange))))
+            return await self.finish(exchange, stream)
+
+    @contextmanager
+    def streaming(self, exchange: Exchange, fields: str = "") -> Iterator[EventStream]:
+        """See ``Answering``."""
+        labels = (exchange.pipeline, exchange.dialect)
         stream = EventStream(
             exchange,
-            _head(exchange, _EVENT_STREAM) + _UNBUFFERED,
+            _head(exchange, _EVENT_STREAM) + _UNBUFFERED + fields,
             heartbeat_s=exchange.site.server.heartbeat_s,
             counter=self._metrics.stream_events.labels(*labels),
             clock=self._clock,
@@ -340,40 +337,17 @@ class Gateway:
         open_streams.inc()
         try:
             with stream:
-                try:
-                    if run.route.pushing is not None:
-                        relay = Relay(run, exchange, stream, render=render, clock=self._clock)
-                        await relay.run(run.route.pushing)
-                    else:
-                        async with aclosing(run.stream(dialect)) as events:
-                            await stream.relay(events, render)
-                except GatewayError as error:
-                    if not stream.opened:
-                        raise
-                    exchange.fail(error)
-                    if not stream.told:  # so the run has not told of it either
-                        await stream.send(render(run.failed(error)))
-                except asyncio.CancelledError:
-                    ending = exchange.ended()
-                    if ending is None:
-                        raise
-                    if not stream.opened:
-                        stream.stop()
-                        return await self._send_error(exchange, ending)
-                    await stream.send(render(run.failed(ending)))
-                except ConnectionError:
-                    raise
-                except Exception:
-                    if not stream.opened:
-                        raise
-                    await stream.send(render(run.failed(self._internal(exchange))))
-                exchange.outlet.closing |= self._stopping
-                return await stream.finish()
+                yield stream
         finally:
             open_streams.dec()
 
-    def _internal(self, exchange: Exchange) -> GatewayError:
-        """Log the fault being handled; what the caller learns of it is only where to look."""
+    async def finish(self, exchange: Exchange, stream: EventStream) -> Written:
+        """See ``Answering``."""
+        exchange.outlet.closing |= self._stopping
+        return await stream.finish()
+
+    def internal(self, exchange: Exchange) -> GatewayError:
+        """See ``Answering``: what the caller learns of a fault is only where to look."""
         fields = {"request_id": exchange.request_id}
         logs.events.exception("internal error", extra={"fields": fields})
         error = GatewayError(
@@ -385,23 +359,22 @@ class Gateway:
     # Descriptions
 
     async def _list(self, exchange: Exchange, target: Target) -> Written:
-        caller = exchange.site.keyring.identify(exchange.request.headers)
-        exchange.key = caller.name
+        caller = self.identify(exchange)
         described = [
-            _description(route) for route in exchange.site.routes.values() if caller.may(route.name)
+            route.description for route in exchange.site.routes.values() if caller.may(route.name)
         ]
-        return await self._send(exchange, 200, msgspec.json.encode(described))
+        return await self.send(exchange, 200, msgspec.json.encode(described))
 
     async def _describe(self, exchange: Exchange, target: Target) -> Written:
-        route, _ = self._admit(exchange, target)
+        route, _ = self.admit(exchange, target)
         definition = await self._graph(exchange, route)
-        described = {"pipeline": _description(route), "pipelineDefinition": definition}
-        return await self._send(exchange, 200, msgspec.json.encode(described))
+        described = {"pipeline": route.description, "pipelineDefinition": definition}
+        return await self.send(exchange, 200, msgspec.json.encode(described))
 
     async def _definition(self, exchange: Exchange, target: Target) -> Written:
-        route, _ = self._admit(exchange, target)
+        route, _ = self.admit(exchange, target)
         definition = await self._graph(exchange, route)
-        return await self._send(exchange, 200, msgspec.json.encode(definition))
+        return await self.send(exchange, 200, msgspec.json.encode(definition))
 
     async def _graph(self, exchange: Exchange, route: Route) -> dict[str, Any]:
         began = self._clock()
@@ -413,34 +386,35 @@ class Gateway:
     # The gateway itself
 
     async def _healthz(self, exchange: Exchange, target: Target) -> Written:
-        return await self._send(exchange, 200, b'{"alive":true}')
+        return await self.send(exchange, 200, b'{"alive":true}')
 
     async def _readyz(self, exchange: Exchange, target: Target) -> Written:
         if self._stopping:
             body = b'{"ready":false,"failing":{},"stopping":true}'
-            return await self._send(exchange, 503, body)
+            return await self.send(exchange, 503, body)
         failures = await exchange.site.health.failures()
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
-        return await self._send(exchange, 503 if failures else 200, body)
+        return await self.send(exchange, 503 if failures else 200, body)
 
     async def _expose(self, exchange: Exchange, target: Target) -> Written:
         text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
-        return await self._send(exchange, 200, text, content_type)
+        return await self.send(exchange, 200, text, content_type)
 
     # Answers
 
-    async def _send(
+    async def send(
         self,
         exchange: Exchange,
         status: int,
-        body: bytes,
-        content_type: str = _JSON,
+        body: bytes | None,
+        content_type: str = JSON,
         fields: str = "",
     ) -> Written:
+        """See ``Answering``."""
         outlet = exchange.outlet
         outlet.closing |= self._stopping or status == 408
         exchange.status = status
-        exchange.response_bytes = len(body)
+        exchange.response_bytes = len(body or b"")
         outlet.answer(status, _head(exchange, content_type) + fields, body)
         if outlet.unflushed:
             began = self._clock()
@@ -452,7 +426,8 @@ class Gateway:
             exchange.request.protocol.force_close()
         return outlet.written
 
-    async def _send_error(self, exchange: Exchange, error: GatewayError) -> Written:
+    async def send_error(self, exchange: Exchange, error: GatewayError) -> Written:
+        """See ``Answering``."""
         fields = ""
         if isinstance(error, MethodNotAllowed):
             fields += f"Allow: {error.allowed}\r\n"
@@ -461,7 +436,7 @@ class Gateway:
         if error.status == 401:
             fields += "WWW-Authenticate: Bearer\r\n"
         body = _DIALECTS[exchange.dialect].render_error(error)
-        return await self._send(exchange, error.status, body, fields=fields)
+        return await self.send(exchange, error.status, body, fields=fields)
 
 
 def _head(exchange: Exchange, content_type: str) -> str:
@@ -470,29 +445,6 @@ def _head(exchange: Exchange, content_type: str) -> str:
         f"Content-Type: {content_type}\r\nServer: {SERVER}\r\n"
         f"X-Request-Id: {exchange.request_id}\r\n"
     )
-
-
-def _own(headers: Mapping[str, str]) -> set[str]:
-    """What is named in Connection concerns this connection, and goes no further."""
-    return {token.strip().lower() for token in headers.get(hdrs.CONNECTION, "").split(",")}
-
-
-def _description(route: Route) -> dict[str, Any]:
-    config = route.config
-    described: dict[str, Any] = {"pipelineId": route.name, "name": route.name}
-    answers = route.answers
-    optional = {
-        "description": config.description,
-        "tag": config.tag,
-        "status": None if answers is None else "READY" if answers else "UNAVAILABLE",
-        "version": config.version,
-    }
-    return described | {name: value for name, value in optional.items() if value is not None}
-
-
-def _pace(exchange: Exchange) -> Pace:
-    server = exchange.site.server
-    return Pace(server.body_timeout_s, server.body_bytes_per_s_min)
 
 
 def _shutting_down() -> ShuttingDown:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from gateway.errors import Code, RequestRejected, StoreFailed
-from gateway.executions.records import EventId, Key, Logged, Page, unknown
+from gateway.executions.records import BEGINNING, EventId, Key, Logged, Page, unknown
 from gateway.executions.store import Store
 
 #: So many of the newest events are kept for those who are a little behind; who is further behind
@@ -141,7 +141,7 @@ class Feeds:
 
     async def _page(self, key: Key, after: EventId) -> Page | None:
         page = await self._store.events(key, after, limit=_PAGE)
-        if page is not None and page.lost:
+        if page is not None and page.lost and after > BEGINNING:
             raise RequestRejected(
                 f"not all events behind {after} are kept any more; attach without Last-Event-ID, "
                 f"or read the observation",
