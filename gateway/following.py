@@ -24,8 +24,8 @@ from gateway.calling import Place, answered, asked, frames
 from gateway.errors import STATUS, Code, RequestRejected, UpstreamFailed
 from gateway.executions.records import BEGINNING, EventId, Status, event_id
 
-#: A gateway gives a sign of life every ``server.heartbeat_s``, 15 s unless configured. Where it does
-#: so more rarely, and is taken for silent, nothing is lost.
+#: A gateway gives a sign of life every ``server.heartbeat_s``, 15 unless configured. Where it does
+#: so more rarely and is taken for silent, nothing is lost.
 SILENT_S: Final = 90.0
 _BACKOFF_S: Final = 0.2
 _BACKOFF_S_MAX: Final = 10.0
