@@ -23,6 +23,7 @@ from gateway.executions.records import (
     Status,
 )
 from gateway.executions.redis import RedisStore
+from gateway.executions.sqlite import SqliteStore
 from gateway.executions.store import Store
 from gateway.model import Media
 from tests.support.redis_server import redis_server
@@ -40,12 +41,18 @@ EVENTS_MAX: Final = 1000
 
 
 @asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[Maker]:
+    yield lambda: SqliteStore(folder / "executions.db")
+
+
+@asynccontextmanager
 async def _redis(folder: Path) -> AsyncIterator[Maker]:
     async with redis_server(folder) as server:
         yield lambda: RedisStore(server.url)
 
 
 STORES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Maker]]]] = {
+    "sqlite": _sqlite,
     "redis": _redis,
 }
 
