@@ -13,14 +13,23 @@ from msgspec.structs import replace
 
 from gateway.model import Media, Request
 
-_READ: Final = msgspec.msgpack.Decoder(Request)
+#: What callers may put anything into is JSON of its own: there are whole numbers of any size in it.
+_READ: Final = msgspec.msgpack.Decoder(tuple[Request, bytes, bytes])
 
 
 def written(request: Request) -> bytes:
     """``request`` without its media."""
-    return msgspec.msgpack.encode(replace(request, media=()))
+    bare = replace(request, media=(), parameters={}, meta={}, headers=dict(request.headers))
+    anything = (dict(request.parameters), dict(request.meta))
+    return msgspec.msgpack.encode((bare, *map(msgspec.json.encode, anything)))
 
 
 def read(payload: bytes, media: tuple[Media, ...]) -> Request:
     """The request that ``written`` made ``payload`` of, with ``media``."""
-    return replace(_READ.decode(payload), media=media)
+    bare, parameters, meta = _READ.decode(payload)
+    return replace(
+        bare,
+        media=media,
+        parameters=msgspec.json.decode(parameters),
+        meta=msgspec.json.decode(meta),
+    )

@@ -33,6 +33,7 @@ from gateway.executions.records import (
 )
 from gateway.executions.runner import Found, Runner
 from gateway.executions.store import Store
+from gateway.executions.telling import status_event
 from gateway.metrics import Dialect, Metrics
 from gateway.model import Request, Result
 from gateway.pipeline import Run
@@ -174,7 +175,13 @@ class Executions:
     async def record(self, new: New, observation: bytes, duration_s: float) -> None:
         """Keep what a direct call that has ended has found. Its caller has the answer whatever
         becomes of this: where it cannot be kept, the log says so."""
-        ending = Ending(Status.COMPLETED, self._wall(), duration_s, observation=observation)
+        ending = Ending(
+            Status.COMPLETED,
+            self._wall(),
+            duration_s,
+            observation=observation,
+            events=(status_event(new.key, Status.COMPLETED),),
+        )
         try:
             await self.store.record(new, ending)
         except (StoreFailed, RequestRejected) as error:
