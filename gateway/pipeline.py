@@ -76,6 +76,8 @@ class Run:
     _ending: list[Event] = field(default_factory=list)
     #: Whether the last event was sent: the route's transform may have dropped it.
     told: bool = True
+    #: Whether every event is wanted by itself, also where it could be passed on unread.
+    apart: bool = False
     #: What is done with the observation, once, before anything is told of it.
     keep: Callable[[bytes], Awaitable[None]] | None = None
 
@@ -292,7 +294,7 @@ class Run:
             layers=b"[" + b",".join(self._view) + b"]" if self._view else b"[]",
             layer_id=str(number),
             last_layer=last,
-            frames=passed_on and route.transforms.event is None,
+            frames=passed_on and route.transforms.event is None and not self.apart,
             texts=passed_on and route.pushing is not None,
             messages=stream or dialect is Dialect.PUPAU or not last,
             deadlines=self._deadlines,

@@ -198,6 +198,7 @@ class Executions:
 
         Raises as ``call`` does; where anything was yielded before, an event has told of it.
         """
+        run.apart = True
         claim = await self._begun(key, new)
         passing: asyncio.Queue[Logged | None] = asyncio.Queue(_AHEAD)
         attached = True
