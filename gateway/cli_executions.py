@@ -292,27 +292,19 @@ async def _watch(
 
 
 def _show(view: View, news: News, execution_id: str) -> None:
-    from gateway.following import (  # noqa: PLC0415
-        Back,
-        Broken,
-        Ended,
-        Lost,
-        Missed,
-        Told,
-        Unheard,
-    )
+    from gateway.executions.records import BEGINNING  # noqa: PLC0415
+    from gateway.following import Back, Broken, Ended, Lost, Missed, Told  # noqa: PLC0415
 
     match news:
         case Told():
             view.show(news.data)
-        case Missed():
-            view.note(f"events between {news.after} and {news.before} are no longer kept")
+        case Missed(after=after, before=before):
+            where = f"before {before}" if after == BEGINNING else f"between {after} and {before}"
+            view.note(f"events {where} are no longer kept")
         case Broken():
             view.note(f"{news.why}; trying again")
         case Back():
             view.note("connected again")
-        case Unheard():
-            view.note(f"{news.why}; waiting for the end of the execution")
         case Ended(told=False):
             message = f": {news.message}" if news.message else ""
             view.note(f"execution {execution_id}: {news.status}{message}")

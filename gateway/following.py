@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -33,8 +34,6 @@ _BACKOFF_S_MAX: Final = 10.0
 _STOOD_S: Final = 5.0
 #: How long it is asked again whether anything follows an end that was told already, seconds.
 _AFTER_END_S: Final = 5.0
-#: How often it is asked whether it has ended where that is all that can be told, seconds.
-_POLL_S: Final = 1.0
 
 
 class Told(NamedTuple):
@@ -63,12 +62,6 @@ class Back(NamedTuple):
     after: EventId
 
 
-class Unheard(NamedTuple):
-    """What happened is kept only in part, for the reason ``why``: only the end is waited for."""
-
-    why: str
-
-
 class Ended(NamedTuple):
     """The execution has ended; the last news. ``told``: an event has said so."""
 
@@ -83,7 +76,7 @@ class Lost(NamedTuple):
     why: str
 
 
-News: TypeAlias = Told | Missed | Broken | Back | Unheard | Ended | Lost
+News: TypeAlias = Told | Missed | Broken | Back | Ended | Lost
 
 
 class _Kind(msgspec.Struct):
@@ -137,7 +130,7 @@ class _Following:
         self._heard_at = time.monotonic()
         self._failures = 0
         self._broken = False
-        self._polls = False
+        self._from_start = True
         # Behind which event it was when the gateway said that the execution has ended.
         self._ended_behind: EventId | None = None
 
@@ -145,31 +138,22 @@ class _Following:
         while True:
             began = time.monotonic()
             try:
-                if self._polls:
-                    await asyncio.sleep(_POLL_S)
-                else:
-                    async with aclosing(self._stream()) as stream:
-                        async for each in stream:
-                            yield each
+                async with aclosing(self._stream()) as stream:
+                    async for each in stream:
+                        yield each
                 ending = self._ending(await self._now())
                 if ending is not None:
-                    if self._polls or self._state.ended or self._ended_behind == self._last:
+                    if self._state.ended or self._ended_behind == self._last:
                         yield ending
                         return
                     # It has ended meanwhile: there may be more to tell, so once again.
                     self._ended_behind = self._last
                     continue
-                if self._polls:
-                    self._failures = 0
-                    if self._broken:
-                        self._broken = False
-                        yield Back(self._last)
-                    continue
                 why, wait_s = "the gateway has ended the stream, not the execution", None
             except UpstreamFailed as error:
-                if error.status == STATUS[Code.GONE] and not self._polls:
-                    self._polls = self._heard = True
-                    yield Unheard(error.message)
+                if error.status == STATUS[Code.GONE] and not self._from_start:
+                    # Not all behind the last event is kept: what is kept is asked for whole.
+                    self._from_start = True
                     continue
                 if not (self._heard and error.retryable):
                     raise
@@ -187,15 +171,17 @@ class _Following:
 
     async def _stream(self) -> AsyncGenerator[News, None]:
         """The news of one connection, which ends between two events. Raises UpstreamFailed."""
-        last = "" if self._last == BEGINNING else str(self._last)
+        last = "" if self._from_start else str(self._last)
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         target = f"{self._target}/events"
         asking = answered(self._place, "GET", target, headers=headers, silent_s=self._silent_s)
         async with asking as response, aclosing(frames(self._place, response, last)) as stream:
+            self._heard, self._heard_at = True, time.monotonic()
             if self._broken:
                 self._broken = False
                 yield Back(self._last)
-            self._heard = True
+            if response.status == HTTPStatus.NO_CONTENT:
+                return  # it has ended, and nothing follows the last event
             try:
                 async for frame in stream:
                     if not frame.last_event_id:
@@ -206,6 +192,7 @@ class _Following:
                     if at.number > (self._last.number if at.turn == self._last.turn else 0) + 1:
                         yield Missed(self._last, at)
                     self._last = at
+                    self._from_start = False
                     self._failures = 0
                     self._learn(frame.data)
                     yield Told(at, frame.data)
@@ -226,9 +213,7 @@ class _Following:
         well. Raises UpstreamFailed."""
         try:
             answer = await asked(self._place, "GET", self._target, silent_s=self._silent_s)
-            now = msgspec.json.decode(answer, type=_State)
-            self._heard_at = time.monotonic()
-            return now
+            return msgspec.json.decode(answer, type=_State)
         except msgspec.DecodeError as error:
             raise UpstreamFailed(f"an execution cannot be read: {error}") from error
         except UpstreamFailed as error:

@@ -27,6 +27,8 @@ from gateway.errors import UpstreamFailed
 #: A line of an answer that is longer than this is cut, so that waiting for its end has a bound.
 LINE_CHARS_MAX: Final = 64 * 1024
 _SOURCE_WIDTH: Final = 100
+#: What stands between what two attempts at a run have said.
+AGAIN: Final = "--- the run begins again; what stands above of it is void ---"
 #: How an execution's last status looks on a terminal.
 _STYLES: Final = {"COMPLETED": "bold green", "FAILED": "bold red", "CANCELLED": "bold yellow"}
 
@@ -100,6 +102,22 @@ class JsonLines:
         """See View."""
 
 
+class _Runs:
+    """Tells from an execution's statuses where a run begins that had begun before."""
+
+    def __init__(self) -> None:
+        self._running = False
+
+    def begun_again(self, event: dict[str, Any]) -> bool:
+        """Whether one does with this EXECUTION_STATUS event; to be told of all of them.
+
+        A run that its gateway has put back when it stopped is at its first attempt still."""
+        running = event.get("status") == "RUNNING"
+        again = running and (self._running or event.get("attempt", 1) != 1)
+        self._running = running
+        return again
+
+
 class PlainLines:
     """Every line of every actor's text as ``actor: line``, as soon as the line is whole.
 
@@ -111,6 +129,7 @@ class PlainLines:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
         self._begun: dict[tuple[str, str], str] = {}
+        self._runs = _Runs()
 
     def show(self, data: bytes) -> None:
         """See View."""
@@ -142,10 +161,10 @@ class PlainLines:
         print(_one_line(clean(text).encode()), file=self._err, flush=True)
 
     def _status(self, event: dict[str, Any]) -> None:
-        if (attempt := begun_again(event)) > 1:
+        if self._runs.begun_again(event):
             self.close()
             self._begun.clear()
-            print(_again(attempt), file=self._out, flush=True)
+            print(AGAIN, file=self._out, flush=True)
         self.note(status_line(event))
 
     def close(self) -> None:
@@ -192,6 +211,7 @@ class LiveView:
     def __init__(self, title: str, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._state = _State(clean(title), time.monotonic())
+        self._runs = _Runs()
         self._spinner = Spinner("dots")
         self._live = Live(
             get_renderable=self._render,
@@ -230,9 +250,9 @@ class LiveView:
 
     def _status(self, event: dict[str, Any]) -> None:
         self._state.note = status_line(event)
-        if (attempt := begun_again(event)) > 1:
+        if self._runs.begun_again(event):
             self._keep_unfinished()
-            self._console.print(Text(_again(attempt), style="yellow"))
+            self._console.print(Text(AGAIN, style="yellow"))
         if style := _STYLES.get(str(event.get("status"))):
             self._console.print(Text(status_line(event), style=style))
 
@@ -293,16 +313,6 @@ def status_line(event: dict[str, Any]) -> str:
     message = f": {event['message']}" if event.get("message") else ""
     status = f"{event.get('status')}{message}"
     return _one_line(clean(f"execution {event.get('executionId')}: {status}").encode())
-
-
-def begun_again(event: dict[str, Any]) -> int:
-    """Which attempt at a run begins with this EXECUTION_STATUS event; 0: none does."""
-    attempt = event.get("attempt")
-    return attempt if event.get("status") == "RUNNING" and isinstance(attempt, int) else 0
-
-
-def _again(attempt: int) -> str:
-    return f"--- the run begins again (attempt {attempt}); what stands above of it is void ---"
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
