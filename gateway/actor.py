@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.errors import Code, GatewayError, UpstreamFailed, UpstreamTimeout
 from gateway.flatten import Flattened
-from gateway.guard import Deadlines, Fate
+from gateway.guard import Deadlines, Fate, Guard
 from gateway.mapping import Mapper
 from gateway.model import (
     ActorError,
@@ -32,7 +32,7 @@ from gateway.model import (
 from gateway.policies import Candidate, take
 from gateway.route import Actor, Route, Target
 from gateway.services import Services
-from gateway.upstreams.base import Call, Pushing, Sink
+from gateway.upstreams.base import Call
 
 
 class Part(Struct, frozen=True):
@@ -100,10 +100,10 @@ class ActorRun:
         on. Raises GatewayError."""
         await self._taken.ask(Fate())
 
-    async def relay(self, upstream: Pushing, sink: Sink) -> None:
-        """Run it where it has one upstream, which pushes the events of its own layers, and have
-        them pushed to ``sink``. Raises GatewayError."""
-        await self._taken.relay(upstream, sink, Fate())
+    async def asked(self) -> tuple[Guard, Call, Deadlines]:
+        """What to ask whom, within which limits, where it has one upstream, which pushes the events
+        of its own layers. Raises GatewayError."""
+        return await self._taken.asked()
 
     def note(self, event: Event) -> None:
         """One of the events that are pushed."""
@@ -243,10 +243,9 @@ class _Attempt:
         if self.ready is not None and self._part.messages and not self.text:
             await self._message(self.ready)
 
-    async def relay(self, upstream: Pushing, sink: Sink, fate: Fate) -> None:
-        """See ``ActorRun.relay``."""
-        call = await self._call()
-        await self.target.guard.relay(upstream, call, self._deadlines(), fate, sink)
+    async def asked(self) -> tuple[Guard, Call, Deadlines]:
+        """See ``ActorRun.asked``."""
+        return self.target.guard, await self._call(), self._deadlines()
 
     def note(self, event: Event) -> None:
         """Keep what of ``event`` is asked for when the actor has ended."""

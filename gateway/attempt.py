@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.admission import Admission, Refused
+from gateway.alarms import Alarms
 from gateway.breaker import Breaker, State, Turn
 from gateway.deadlines import Deadlines, Watch
 from gateway.errors import GatewayError, Outcome, UpstreamFailed, UpstreamTimeout
@@ -20,7 +21,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event, Frames, LayerFinished, RawEvent, is_content
 from gateway.tallies import Count, Level
-from gateway.upstreams.base import Sink, Source, Upstream
+from gateway.upstreams.base import Source, Upstream
 
 #: The turn of an attempt that has told how it went.
 _SPENT: Final = Turn(-1, probe=False)
@@ -42,6 +43,7 @@ class Attended(Protocol):
 
     name: str
     clock: Callable[[], float]
+    alarms: Alarms
     breaker: Breaker
     admission: Admission
     latency: Latency
@@ -113,7 +115,7 @@ class Attempt:
         self._told_at = float("-inf")
         #: No content has come yet.
         self.mute = True
-        self.watch = Watch(guard.name, deadlines, guard.clock, first_by)
+        self.watch = Watch(guard.name, deadlines, guard.clock, guard.alarms, first_by)
         guard.measures.running.value += 1
         if turn.probe:
             guard.show_breaker(None)
@@ -214,14 +216,37 @@ class Attempt:
         self._turn = self._guard.breaker.answered(self._turn, now)
 
 
+class Receiver(Protocol):
+    """Takes pushed events that an attempt has heard. It must not wait. ``now``: when they were
+    read, loop time."""
+
+    def begin(self, source: Source) -> None:
+        """Events will come from ``source``."""
+        ...
+
+    def frames(self, data: bytes, count: int, now: float) -> None:
+        """See ``Sink``."""
+        ...
+
+    def texts(self, texts: Sequence[bytes], now: float) -> None:
+        """See ``Sink``."""
+        ...
+
+    def feed(self, events: Iterable[Event], now: float) -> None:
+        """See ``Sink``."""
+        ...
+
+
 class Watched:
     """A sink whose events one attempt hears first, and whose source stops its limits."""
 
-    __slots__ = ("_attempt", "_complete", "_held", "_sink", "_source")
+    __slots__ = ("_attempt", "_clock", "_complete", "_held", "_receiver", "_source", "_watch")
 
-    def __init__(self, attempt: Attempt, sink: Sink) -> None:
+    def __init__(self, attempt: Attempt, clock: Callable[[], float], receiver: Receiver) -> None:
         self._attempt = attempt
-        self._sink = sink
+        self._watch = attempt.watch
+        self._clock = clock
+        self._receiver = receiver
         self._source: Source | None = None
         self._held = False
         self._complete = False
@@ -229,51 +254,49 @@ class Watched:
     def begin(self, source: Source) -> None:
         """See ``Sink``."""
         self._source = source
-        self._sink.begin(self)
+        self._receiver.begin(self)
 
     def complete(self) -> None:
         """See ``Sink``."""
         self._complete = True
-        self._attempt.watch.hold()
-        self._sink.complete()
+        self._watch.hold()
 
     def frames(self, data: bytes, count: int) -> None:
         """See ``Sink``."""
-        attempt = self._attempt
-        if attempt.mute:
-            attempt.heard(Frames(data, count))
-        self._sink.frames(data, count)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
+        self._watch.heard_at = now = self._clock()
+        if self._attempt.mute:
+            self._hear(Frames(data, count))
+        self._receiver.frames(data, count, now)
 
     def texts(self, texts: Sequence[bytes]) -> None:
         """See ``Sink``."""
-        attempt = self._attempt
-        if attempt.mute and texts:
+        self._watch.heard_at = now = self._clock()
+        if self._attempt.mute and texts:
             # Which of them is content, a transform may decide; that one came is what counts here.
-            attempt.heard(RawEvent(texts[0]))
-        self._sink.texts(texts)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
+            self._hear(RawEvent(texts[0]))
+        self._receiver.texts(texts, now)
 
     def feed(self, events: Iterable[Event]) -> None:
         """See ``Sink``."""
-        attempt = self._attempt
-        self._sink.feed(self._heard(events) if attempt.mute else events)
-        if not (self._held or self._complete):
-            attempt.watch.go_on()
+        self._watch.heard_at = now = self._clock()
+        self._receiver.feed(self._heard(events) if self._attempt.mute else events, now)
 
     def _heard(self, events: Iterable[Event]) -> Iterator[Event]:
-        attempt = self._attempt
         for event in events:
-            if attempt.mute:
-                attempt.heard(event)
+            if self._attempt.mute:
+                self._hear(event)
             yield event
+
+    def _hear(self, event: Event) -> None:
+        """One that is no content yet, or the first that is: another limit may count from here."""
+        self._attempt.heard(event)
+        if not (self._held or self._complete):
+            self._watch.go_on()
 
     def pause(self) -> None:
         """See ``Source``."""
         self._held = True
-        self._attempt.watch.hold()
+        self._watch.hold()
         if self._source is not None:
             self._source.pause()
 
@@ -281,6 +304,6 @@ class Watched:
         """See ``Source``."""
         self._held = False
         if not self._complete:
-            self._attempt.watch.go_on()
+            self._watch.go_on()
         if self._source is not None:
             self._source.resume()

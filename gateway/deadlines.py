@@ -1,4 +1,4 @@
-"""The limits of one call, and the timer that keeps them.
+"""The limits of one call, and the alarm that keeps them.
 
 Owns: which limit runs out when, its error, and the cancelling of a wait that is too long.
 Does not know: what is waited for.
@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from gateway.alarms import Alarm, Alarms
 from gateway.errors import UpstreamTimeout
 
 
@@ -33,16 +34,16 @@ class Deadlines(Struct, frozen=True):
 
 
 _NEVER: Final = float("inf")
-#: When the timer of a watch that is over goes off: no moment is earlier, so none is set any more.
+#: When the alarm of a watch that is over rings: no moment is earlier, so none is set any more.
 _OVER: Final = float("-inf")
 
 
 class Watch:
     """The limits of one attempt of a call, kept while a task waits for its next event.
 
-    One timer serves all events: an event only moves the moment that counts, and the timer, when it
-    goes off, is set anew if that moment has moved on. ``asyncio.timeout`` would make and cancel a
-    timer for each. As there, whoever else cancels the task at the same time comes first.
+    One alarm serves all events: an event only moves the moment that counts, and the alarm, when it
+    rings, is set anew if that moment has moved on. As with ``asyncio.timeout``, whoever else
+    cancels the task at the same time comes first.
 
     Args:
         upstream: its name, for the error.
@@ -51,6 +52,8 @@ class Watch:
     """
 
     __slots__ = (
+        "_alarm",
+        "_alarms",
         "_at",
         "_began",
         "_cancelling",
@@ -58,34 +61,41 @@ class Watch:
         "_deadlines",
         "_due",
         "_fired",
-        "_loop",
         "_task",
-        "_timer",
         "_upstream",
         "_waiting",
         "blames",
         "first_by",
+        "heard_at",
         "silent",
     )
 
     def __init__(
-        self, upstream: str, deadlines: Deadlines, clock: Callable[[], float], first_by: float
+        self,
+        upstream: str,
+        deadlines: Deadlines,
+        clock: Callable[[], float],
+        alarms: Alarms,
+        first_by: float,
     ) -> None:
         self._upstream = upstream
         self._deadlines = deadlines
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
+        self._alarms = alarms
         self._began = clock()
         #: By when the first event must come: all attempts of a call share the time for it.
         self.first_by = min(first_by, self._began + deadlines.first_event_s)
         #: No event has come yet: until whoever uses this says so.
         self.silent = True
+        #: When the last sign of life came, from which ``idle_s`` counts. Set it freely, once
+        #: ``go_on`` has been called after the first event.
+        self.heard_at = self._began
         #: Whether it is the upstream's fault where a limit ran out.
         self.blames = True
         self._at = self.first_by
-        #: When the timer goes off.
+        #: When the alarm rings.
         self._due = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._waiting = False
@@ -104,16 +114,8 @@ class Watch:
     def go_on(self) -> None:
         """It waits for the upstream again, or still, after something came."""
         self._waiting = True
-        deadlines = self._deadlines
-        at = self.first_by if self.silent else self._clock() + deadlines.idle_s
-        if deadlines.ends_at is not None and deadlines.ends_at < at:
-            at = deadlines.ends_at
-        self._at = at
-        if at < self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._due = at
-            self._timer = self._loop.call_at(at, self._fire)
+        self.heard_at = self._clock()
+        self._set(self._moment())
 
     def end(self) -> None:
         """It waits no more."""
@@ -140,23 +142,37 @@ class Watch:
         return UpstreamTimeout(f"upstream {self._upstream}: {what} within {limit_s:g} s ({key})")
 
     def close(self) -> None:
-        """Stop the timer, for good: a source that was held back may be let go on later."""
+        """Stop the alarm, for good: a source that was held back may be let go on later."""
         self._due = _OVER
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._alarm is not None:
+            self._alarms.stop(self._alarm)
+            self._alarm = None
 
-    def _fire(self) -> None:
+    def wake(self) -> None:
+        """See ``Sleeper``: the moment has come, if it has not moved on."""
         due, self._due = self._due, _NEVER
-        if not self._waiting or self._timer is None:
-            return  # the event is with the caller; the next wait sets the timer again
-        self._timer = None
+        self._alarm = None
+        if not self._waiting:
+            return  # the event is with the caller; the next wait sets the alarm again
+        self._at = self._moment()
         if self._at > due:
-            self._due = self._at
-            self._timer = self._loop.call_at(self._at, self._fire)
+            self._set(self._at)
         elif self._task is not None:
             self._fired = True
             self._task.cancel()
+
+    def _moment(self) -> float:
+        """When the first of the limits runs out."""
+        deadlines = self._deadlines
+        at = self.first_by if self.silent else self.heard_at + deadlines.idle_s
+        return deadlines.by(at)
+
+    def _set(self, at: float) -> None:
+        if at < self._due:
+            if self._alarm is not None:
+                self._alarms.stop(self._alarm)
+            self._due = at
+            self._alarm = self._alarms.set(at, self)
 
     def _uncancel(self) -> int:
         self._fired = False

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Final
 
+from gateway.alarms import Alarm, Alarms
 from gateway.exchange import Exchange
 from gateway.model import Event, Failed, Frames
 from gateway.outlet import Written
@@ -21,8 +22,7 @@ from gateway.tallies import Count
 PING: Final = b": ping\n\n"
 #: A stream that is always ready to go on lets others have a turn after this many seconds.
 _TURN_S: Final = 0.005
-#: What lies so close is now: a loop may fire its timers by whole milliseconds, and what is already
-#: due is, with some, no timer.
+#: What lies so close is now: a loop may fire its timers by whole milliseconds.
 _CLOCK_S: Final = 0.002
 
 
@@ -34,18 +34,19 @@ class EventStream:
         fields: the head's lines.
         heartbeat_s: seconds.
         counter: counts the events written.
+        alarms: tell when a ping is due.
         clock: the running loop's time, seconds.
     """
 
     __slots__ = (
+        "_alarm",
+        "_alarms",
         "_clock",
         "_counter",
         "_exchange",
         "_fields",
         "_heartbeat_s",
-        "_loop",
         "_outlet",
-        "_timer",
         "_wrote_at",
         "opened",
         "told",
@@ -58,6 +59,7 @@ class EventStream:
         *,
         heartbeat_s: float,
         counter: Count,
+        alarms: Alarms,
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
@@ -65,10 +67,10 @@ class EventStream:
         self._fields = fields
         self._heartbeat_s = heartbeat_s
         self._counter = counter
+        self._alarms = alarms
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._wrote_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
         #: Whether the head is out, so that no other status can be given any more.
         self.opened = False
         #: Whether any event was given to be written.
@@ -76,7 +78,7 @@ class EventStream:
 
     def __enter__(self) -> EventStream:
         self._wrote_at = self._clock()
-        self._timer = self._loop.call_at(self._wrote_at + self._heartbeat_s, self._beat)
+        self._alarm = self._alarms.set(self._wrote_at + self._heartbeat_s, self)
         return self
 
     def __exit__(
@@ -89,9 +91,9 @@ class EventStream:
 
     def stop(self) -> None:
         """Ping no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._alarm is not None:
+            self._alarms.stop(self._alarm)
+            self._alarm = None
 
     async def relay(self, events: AsyncIterator[Event], render: Callable[[Event], bytes]) -> None:
         """Write all ``events`` as they come, each as ``render`` has it."""
@@ -122,8 +124,9 @@ class EventStream:
             await self._outlet.room()
             self._wrote_at = self._clock()
 
-    def push(self, data: bytes, count: int) -> None:
-        """As ``send``, without waiting: whoever calls sees to it that there is room."""
+    def push(self, data: bytes, count: int) -> float:
+        """As ``send``, without waiting: whoever calls sees to it that there is room. Returns when
+        it was written, loop time."""
         self.told = True
         if not self.opened:
             self._open()
@@ -133,9 +136,10 @@ class EventStream:
         self._wrote_at = now = self._clock()
         if count:
             exchange.events += count
-            self._counter.inc(count)
+            self._counter.value += count
             if exchange.first_event_s is None:
                 exchange.first_event_s = now - exchange.began
+        return now
 
     async def finish(self) -> Written:
         """End the stream. Returns once the client has it all."""
@@ -152,10 +156,11 @@ class EventStream:
         self._exchange.status = 200
         self._outlet.begin(200, self._fields)
 
-    def _beat(self) -> None:
-        """Ping, if it is time. One timer serves the stream: an event only moves the moment."""
+    def wake(self) -> None:
+        """See ``Sleeper``: ping, if it is time. One alarm serves the stream: an event only moves
+        the moment."""
         outlet = self._outlet
-        if self._timer is None or not outlet.open:
+        if self._alarm is None or not outlet.open:
             return
         at = self._wrote_at + self._heartbeat_s
         if at <= self._clock() + _CLOCK_S:
@@ -167,4 +172,4 @@ class EventStream:
                 self._exchange.response_bytes += len(PING)
             self._wrote_at = self._clock()
             at = self._wrote_at + self._heartbeat_s
-        self._timer = self._loop.call_at(at, self._beat)
+        self._alarm = self._alarms.set(at, self)

@@ -15,7 +15,8 @@ from typing import Final, TypeVar, cast
 
 from gateway import logs
 from gateway.admission import Admission, Refused
-from gateway.attempt import Attempt, Fate, Measures, Watched
+from gateway.alarms import Alarms
+from gateway.attempt import Attempt, Fate, Measures, Receiver, Watched
 from gateway.breaker import Breaker, State, Turn
 from gateway.budget import CallBudget, RetryBudget, backoff
 from gateway.deadlines import Deadlines
@@ -31,7 +32,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event
 from gateway.sections import UpstreamConfig
-from gateway.upstreams.base import Call, Pushing, Sink, Upstream
+from gateway.upstreams.base import Call, Pushing, Upstream
 
 __all__ = ["Deadlines", "Fate", "Guard"]
 
@@ -71,6 +72,7 @@ class Guard:
         self._rest_s = section.breaker.open_s
         self._health = health
         self.clock = clock
+        self.alarms = Alarms()
         self._random = random
         self.breaker = Breaker(**section.breaker.model_dump())
         self.admission = Admission(**section.concurrency.model_dump())
@@ -129,16 +131,17 @@ class Guard:
 
         return await self._attempts(once, deadlines, fate)
 
-    async def relay(
-        self, upstream: Pushing, call: Call, deadlines: Deadlines, fate: Fate, sink: Sink
-    ) -> None:
-        """As ``stream``, with the events pushed to ``sink`` where they are read. ``upstream`` is
-        the guard's own. While the sink holds its source back, no limit counts."""
-
-        async def once(attempt: Attempt) -> None:
-            await upstream.relay(call, Watched(attempt, sink))
-
-        await self._attempts(once, deadlines, fate)
+    def relay(
+        self, upstream: Pushing, call: Call, deadlines: Deadlines, receiver: Receiver
+    ) -> Awaitable[None]:
+        """As ``stream``, with the events pushed to ``receiver`` where they are read. ``upstream``
+        is the guard's own. While the receiver holds its source back, no limit counts."""
+        # Open streams wait here by the thousand, so each coroutine that only awaits another counts.
+        return self._attempts(
+            lambda attempt: upstream.relay(call, Watched(attempt, self.clock, receiver)),
+            deadlines,
+            Fate(),
+        )
 
     async def _attempts(
         self, once: Callable[[Attempt], Awaitable[T]], deadlines: Deadlines, fate: Fate

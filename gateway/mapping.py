@@ -134,6 +134,8 @@ class Mapper:
         result = transform.evaluate(text.decode(), self.bindings)
         if result is None:
             return ()
+        if result[0] == "{":  # one, as nearly always
+            return (result.encode(),)
         try:
             return event_items(result)
         except ValueError as error:

@@ -124,6 +124,11 @@ class Outlet:
         return transport is not None and not transport.is_closing()
 
     @property
+    def client(self) -> Connection:
+        """The connection that it goes out on."""
+        return self._protocol
+
+    @property
     def blocked(self) -> bool:
         """Whether the client has so much yet to take that nothing more should be written."""
         return self._protocol.blocked

@@ -22,7 +22,7 @@ from gateway.actor import ActorRun, Part, failure_of
 from gateway.dialects.events import parse_event, responses_value
 from gateway.errors import Code, GatewayError, RequestRejected, TransformFailed, UpstreamFailed
 from gateway.fanout import Ended, Waited, side_by_side
-from gateway.guard import Deadlines
+from gateway.guard import Deadlines, Guard
 from gateway.mapping import Mapper
 from gateway.metrics import Dialect, Mode
 from gateway.model import (
@@ -42,7 +42,7 @@ from gateway.observation import append, with_execution_id
 from gateway.route import Layer, Route
 from gateway.services import Services
 from gateway.sse import Decoder
-from gateway.upstreams.base import Pushing, Sink
+from gateway.upstreams.base import Call
 
 #: executeSync ends after this many seconds where its route sets no ``total_s``.
 EXECUTE_TOTAL_S: Final = 30.0
@@ -118,14 +118,14 @@ class Run:
                 yield self.failed(failure)
             raise failure
 
-    async def relay(self, upstream: Pushing, dialect: Dialect, sink: Sink) -> None:
-        """Run the one actor of a route whose one upstream pushes its events, and have them pushed
-        to ``sink``, which asks ``take`` what to send, and ``ending`` once this returns.
+    async def asked(self, dialect: Dialect) -> tuple[Guard, Call, Deadlines]:
+        """What to ask whom, within which limits, for a route whose one upstream pushes its events:
+        ``take`` says of each what to send, and ``ending``, once it has ended, what more.
 
         Raises GatewayError.
         """
         actor = await self._only(dialect)
-        await actor.relay(upstream, sink)
+        return await actor.asked()
 
     def take(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for an event that was pushed. (Frames are sent as they are; ``frames``
@@ -138,13 +138,15 @@ class Run:
             self._layer_id = event.layer_id
         return self._due(event, dialect)
 
-    def take_text(self, text: bytes) -> Sequence[bytes]:
-        """As ``take``, for an event of which only the JSON text was asked for; what is to be sent
-        is JSON text, too."""
-        self._text = text
-        items = self._mapper.event_texts(text)
-        self.told = bool(items)
-        return items
+    def take_texts(self, texts: Sequence[bytes], due: list[bytes]) -> None:
+        """As ``take``, for events of which only the JSON texts were asked for. What is to be sent,
+        JSON texts too, is added to ``due`` one by one, so that it is there where one fails."""
+        event_texts = self._mapper.event_texts
+        for text in texts:
+            self._text = text
+            items = event_texts(text)
+            due += items
+            self.told = bool(items)
 
     def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for ``event`` now. What is last must not be followed by a failure:

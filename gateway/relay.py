@@ -18,7 +18,7 @@ from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
 from gateway.model import Event, Frames
 from gateway.pipeline import Run
-from gateway.sse import encode
+from gateway.sse import encode_all
 from gateway.upstreams.base import Pushing, Source
 
 _BEFORE_BYTES_MAX: Final = 4096
@@ -30,6 +30,7 @@ class Relay:
     __slots__ = (
         "_before",
         "_busy_s",
+        "_client",
         "_clock",
         "_dialect",
         "_exchange",
@@ -51,6 +52,7 @@ class Relay:
     ) -> None:
         self._run = run
         self._exchange = exchange
+        self._client = exchange.outlet.client
         self._stream = stream
         self._dialect = exchange.dialect
         self._render = render
@@ -71,7 +73,8 @@ class Relay:
         asked, others_s = clock(), waited.client_s
         try:
             try:
-                await run.relay(upstream, self._dialect, self)
+                guard, call, deadlines = await run.asked(self._dialect)
+                await guard.relay(upstream, call, deadlines, self)
             finally:
                 self._go_on()
                 others_s = waited.client_s - others_s + self._busy_s
@@ -90,48 +93,38 @@ class Relay:
             raise failure
 
     def begin(self, source: Source) -> None:
-        """See ``Sink``."""
+        """See ``Receiver``."""
         self._source = source
         self._before = b""
 
-    def complete(self) -> None:
-        """See ``Sink``."""
-
-    def frames(self, data: bytes, count: int) -> None:
-        """See ``Sink``. What came without an event, such as an ID, is passed on with the next;
+    def frames(self, data: bytes, count: int, now: float) -> None:
+        """See ``Receiver``. What came without an event, such as an ID, is passed on with the next;
         comments alone are not."""
         if not count:
             lines = data.splitlines()
             says = any(line and not line.startswith(b":") for line in lines)
             if says and len(self._before) + len(data) <= _BEFORE_BYTES_MAX:
                 self._before += data
-        else:
-            began = self._clock()
-            if self._before:
-                data, self._before = self._before + data, b""
-            self._run.frames = data
-            self._stream.push(data, count)
-            if self._held_since is None and self._exchange.outlet.blocked:
-                self._hold()
-            self._busy_s += self._clock() - began
+            return
+        if self._before:
+            data, self._before = self._before + data, b""
+        self._run.frames = data
+        self._busy_s += self._stream.push(data, count) - now
+        if self._client.blocked:
+            self._hold()
 
-    def texts(self, texts: Sequence[bytes]) -> None:
-        """See ``Sink``. Events before one that fails are still written."""
+    def texts(self, texts: Sequence[bytes], now: float) -> None:
+        """See ``Receiver``. Events before one that fails are still written."""
         if not texts:
             return
-        began = self._clock()
-        take = self._run.take_text
         pieces: list[bytes] = []
         try:
-            for text in texts:
-                pieces.extend(map(encode, take(text)))
+            self._run.take_texts(texts, pieces)
         finally:
-            self._write(pieces)
-            self._busy_s += self._clock() - began
+            self._write(encode_all(pieces), len(pieces), now)
 
-    def feed(self, events: Iterable[Event]) -> None:
-        """See ``Sink``. Events before one that fails are still written."""
-        began = self._clock()
+    def feed(self, events: Iterable[Event], now: float) -> None:
+        """See ``Receiver``. Events before one that fails are still written."""
         take, render, dialect = self._run.take, self._render, self._dialect
         pieces: list[bytes] = []
         try:
@@ -140,16 +133,17 @@ class Relay:
                     continue
                 pieces.extend(map(render, take(event, dialect)))
         finally:
-            self._write(pieces)
-            self._busy_s += self._clock() - began
+            self._write(b"".join(pieces), len(pieces), now)
 
-    def _write(self, pieces: list[bytes]) -> None:
-        if pieces:
-            self._stream.push(b"".join(pieces), len(pieces))
-            if self._held_since is None and self._exchange.outlet.blocked:
-                self._hold()
+    def _write(self, data: bytes, count: int, began: float) -> None:
+        self._busy_s += (self._stream.push(data, count) if count else self._clock()) - began
+        if self._client.blocked:
+            self._hold()
 
     def _hold(self) -> None:
+        """The client has no room, and is waited for."""
+        if self._held_since is not None:
+            return
         self._held_since = self._clock()
         if self._source is not None:
             self._source.pause()

@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway import logs
+from gateway.alarms import Alarms
 from gateway.answering import JSON, Action
 from gateway.dialects import cambrion, pupau
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
@@ -71,6 +72,7 @@ class Gateway:
         self._metrics = metrics
         self._clock = clock
         self._exposition = exposition or exposition_of(metrics)
+        self._alarms = Alarms()
         self._running: set[Exchange] = set()
         #: Set when nothing runs any more; made when that is waited for.
         self._idle: asyncio.Event | None = None
@@ -330,6 +332,7 @@ class Gateway:
             _head(exchange, _EVENT_STREAM) + _UNBUFFERED + fields,
             heartbeat_s=exchange.site.server.heartbeat_s,
             counter=self._metrics.stream_events.labels(*labels),
+            alarms=self._alarms,
             clock=self._clock,
         )
         exchange.outlet.closing |= self._stopping

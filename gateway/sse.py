@@ -11,6 +11,7 @@ Does not know: JSON, dialects, HTTP, who is reading or how long it takes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -54,14 +55,16 @@ class _Cutter:
     blank line that ends it and without a byte order mark.
     """
 
-    __slots__ = ("_clear", "_failed", "_held", "_max", "_started")
+    __slots__ = ("_failed", "_held", "_max", "_started", "clear")
 
     def __init__(self, event_bytes_max: int) -> None:
         self._max = event_bytes_max
         self._held = bytearray()
         self._started = False  # whether the byte order mark, if there is one, is behind us
         self._failed = False
-        self._clear = False  # nothing held, nothing special: a chunk of whole frames is its own cut
+        #: Nothing held, nothing special: a chunk of whole frames, no longer than one event may be,
+        #: is its own cut.
+        self.clear = False
 
     @property
     def rest(self) -> bytes:
@@ -78,7 +81,7 @@ class _Cutter:
 
         Frames before an event that is too long are still given out; the next call raises.
         """
-        if self._clear and chunk.endswith(_WHOLE_FRAME_ENDS) and len(chunk) <= self._max:
+        if self.clear and chunk.endswith(_WHOLE_FRAME_ENDS) and len(chunk) <= self._max:
             return chunk
         self.check()
         held = self._held
@@ -104,7 +107,7 @@ class _Cutter:
             del held[:cut]
         else:
             self._held = bytearray(chunk[cut:])
-        self._clear = not (self._held or self._failed)
+        self.clear = not (self._held or self._failed)
         return frames
 
     def check(self) -> None:
@@ -250,9 +253,10 @@ class Splitter:
         event_bytes_max: the longest event taken, bytes, as for ``Decoder``.
     """
 
-    __slots__ = ("_cutter", "_started", "last")
+    __slots__ = ("_cutter", "_max", "_started", "last")
 
     def __init__(self, event_bytes_max: int) -> None:
+        self._max = event_bytes_max
         self._cutter = _Cutter(event_bytes_max)
         self._started = False
         #: The last whole frame that has data, its line ends as LF; empty before there is one.
@@ -280,13 +284,20 @@ class Splitter:
         Raises:
             EventTooLarge: an event passed the bound; as for ``Decoder.feed``.
         """
+        size = len(chunk)
+        if (
+            chunk[:5] == b"data:"
+            and chunk.find(b"\n\n") == size - 2
+            and _CR not in chunk
+            and self._cutter.clear
+            and size <= self._max
+        ):
+            self.last = chunk
+            return chunk, 1  # as with most that come one by one
         frames = text = self._cutter.feed(chunk)
         if text and not self._started:
             self._started = True
             text = text.removeprefix(_BOM)
-        if text[:5] == b"data:" and text.find(b"\n\n") == len(text) - 2 and _CR not in text:
-            self.last = text
-            return frames, 1  # as with most that come one by one
         count = 0
         last = b""
         for block in _lf_only(text).split(b"\n\n"):
@@ -317,6 +328,15 @@ def encode(data: bytes, *, event: str | None = None, event_id: str | None = None
                 raise ValueError(f"{name} of a server-sent event may not hold CR, LF or NUL")
             frame = f"{name}: {value}\n".encode() + frame
     return frame
+
+
+def encode_all(events: Sequence[bytes]) -> bytes:
+    """A frame for each, as ``encode`` writes it without a name and an ID."""
+    joined = b"\n\ndata: ".join(events)
+    # The line ends that are there are those between events: none of them has one of its own.
+    if _CR not in joined and joined.count(b"\n") == 2 * (len(events) - 1):
+        return b"data: " + joined + b"\n\n"
+    return b"".join(map(encode, events))
 
 
 def is_event_stream(content_type: str) -> bool:

@@ -31,6 +31,7 @@ import jsonatapy
 import msgspec
 
 from gateway.errors import TransformFailed
+from gateway.variables import variables
 
 Engine = Literal["jsonatapy", "jsonata-python"]
 
@@ -132,8 +133,7 @@ def exceeded(reason: str, bounds: Bounds) -> TransformFailed:
     return TransformFailed(sentences[reason], reason=reason)
 
 
-#: By thread, what it compiled and another thread found to be garbage.
-_orphans: dict[int, list[object]] = {}
+_orphans: dict[int, list[object]] = {}  # by thread, what it compiled and another found garbage
 
 
 class _Jsonatapy:
@@ -144,7 +144,7 @@ class _Jsonatapy:
     another thread finds waits for the next expression that its own thread compiles.
     """
 
-    __slots__ = ("_bounds", "_chars_safe", "_expression", "_run", "_thread")
+    __slots__ = ("_bounds", "_chars_safe", "_expression", "_run", "_thread", "_variables")
 
     def __init__(self, expression: str, bounds: Bounds) -> None:
         self._thread = get_ident()
@@ -160,12 +160,17 @@ class _Jsonatapy:
             raise _syntax_error(expression, str(error)) from error
         self._bounds = bounds
         self._chars_safe = bounds.output_bytes_max // 4
+        self._variables = variables(expression)
         self._expression = compiled
         self._run = compiled.evaluate_json_or_none
 
     def evaluate(self, text: str, bindings: Mapping[str, Any] | None = None) -> str | None:
-        if bindings is not None and not isinstance(bindings, dict):
-            bindings = dict(bindings)
+        if bindings is not None:
+            # To hand them over costs as much again as a small event does.
+            if self._variables is not None and self._variables.isdisjoint(bindings):
+                bindings = None
+            elif not isinstance(bindings, dict):
+                bindings = dict(bindings)
         if "\\" in text:
             # The engine turns a lone surrogate into U+0000 without a word.
             _check_escapes(text)
@@ -366,8 +371,7 @@ class _Nowhere:
     def write(self, text: str) -> int:
         return len(text)
 
-    def flush(self) -> None:
-        return None
+    def flush(self) -> None: ...
 
 
 def _with_nulls(value: Any, null: Any) -> Any:

@@ -76,20 +76,13 @@ class PupauUpstream:
     async def relay(self, call: Call, sink: Sink) -> None:
         """See ``Pushing.relay``."""
         with await self._ask(call) as answer:
-            reader: _FrameReader | _EventReader | _TextReader = self._reader(call, answer)
+            reader: _FrameReader | _EventReader = self._reader(call, answer)
             if call.texts and not call.frames:
                 reader = _TextReader(self)
-
-            def feed(piece: bytes) -> None:
-                if reader.push(piece, sink):
-                    answer.finish()
-
-            def rest(piece: bytes) -> None:
-                reader.push(piece, sink)
-
+            reader.begin(sink, answer)
             sink.begin(answer)
             try:
-                await answer.relay(feed)
+                await answer.relay(reader.push)
                 if reader.finished:
                     sink.complete()
                 if answer.unread:
@@ -97,7 +90,7 @@ class PupauUpstream:
                     # failure, and it is soon given up.
                     with suppress(TimeoutError, UpstreamFailed):
                         async with asyncio.timeout(_END_S):
-                            await answer.relay(rest)
+                            await answer.relay(reader.push)
                 sink.feed(reader.end())
             except EventTooLarge as error:
                 raise self._api.invalid(error.message) from error
@@ -188,14 +181,40 @@ class _Typed(msgspec.Struct):
 _typed: Final = msgspec.json.Decoder(_Typed)
 
 
-class _EventReader:
-    """A stream's bytes as events, each parsed."""
+class _Reader:
+    """Reads a stream's bytes: ``feed`` gives what a piece of them holds, ``push`` hands it on."""
+
+    __slots__ = ("_answer", "_sink", "_upstream", "finished")
 
     def __init__(self, upstream: PupauUpstream) -> None:
         self._upstream = upstream
-        self._decoder = Decoder(upstream.event_bytes_max)
+        self._sink: Sink
+        self._answer: Answer | None = None
         #: Whether the last layer has ended.
         self.finished = False
+
+    def begin(self, sink: Sink, answer: Answer) -> None:
+        """What comes of ``answer`` will be pushed to ``sink``, until the last layer has ended."""
+        self._sink, self._answer = sink, answer
+
+    def _note(self, event: Event) -> bool:
+        """Whether ``event`` is the last layer's end."""
+        last = isinstance(event, LayerFinished) and event.last
+        if last and not self.finished:
+            self.finished = True
+            if self._answer is not None:
+                self._answer.finish()
+        return last
+
+
+class _EventReader(_Reader):
+    """A stream's bytes as events, each parsed."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self, upstream: PupauUpstream) -> None:
+        super().__init__(upstream)
+        self._decoder = Decoder(upstream.event_bytes_max)
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         # One by one: those before an event that cannot be read are still passed on.
@@ -203,15 +222,13 @@ class _EventReader:
         for frame in self._decoder.feed(piece):
             silent = False
             event = self._upstream.parse(frame.data)
-            self.finished |= isinstance(event, LayerFinished) and event.last
+            self._note(event)
             yield event
         if silent:  # a comment, or a part of an event: the upstream is alive all the same
             yield _ALIVE
 
-    def push(self, piece: bytes, sink: Sink) -> bool:
-        """Hand on what ``piece`` holds. Whether the last layer has ended."""
-        sink.feed(self.feed(piece))
-        return self.finished
+    def push(self, piece: bytes) -> None:
+        self._sink.feed(self.feed(piece))
 
     def end(self) -> list[Event]:
         if self.finished:
@@ -225,67 +242,62 @@ class _TextReader(_EventReader):
     """A stream's bytes as the JSON texts of its events; only one that may be the last is parsed, to
     know how the run ended."""
 
-    def push(self, piece: bytes, sink: Sink) -> bool:
+    __slots__ = ()
+
+    def push(self, piece: bytes) -> None:
+        sink, upstream, look = self._sink, self._upstream, _typed.decode
         texts: list[bytes] = []
         try:
             for frame in self._decoder.feed(piece):
                 text = frame.data
                 # An escaped quote keeps a model's text from looking like this key.
                 if b'"last"' not in text:
-                    self._check(text)
+                    try:
+                        look(text)
+                    except ValueError:
+                        # Half a character in an escape is no fault, which only this knows.
+                        upstream.parse(text)
                     texts.append(text)
                     continue
-                event = self._upstream.parse(text)
-                self.finished |= isinstance(event, LayerFinished) and event.last
+                event = upstream.parse(text)
+                self._note(event)
                 before, texts = texts, []
                 sink.texts(before)
                 sink.feed((event,))
         finally:  # those before an event that cannot be read are still passed on
             sink.texts(texts)
-        return self.finished
-
-    def _check(self, text: bytes) -> None:
-        try:
-            _typed.decode(text)
-        except ValueError:  # half a character in an escape is no fault, which only this knows
-            self._upstream.parse(text)
 
 
-class _FrameReader:
+class _FrameReader(_Reader):
     """A stream's bytes as whole frames, untouched; only one that may be the last is parsed, to know
     how the run ended."""
 
-    def __init__(self, upstream: PupauUpstream) -> None:
-        self._upstream = upstream
-        self._splitter = Splitter(upstream.event_bytes_max)
-        self._last: LayerFinished | None = None
+    __slots__ = ("_last", "_splitter")
 
-    @property
-    def finished(self) -> bool:
-        """Whether the last layer has ended."""
-        return self._last is not None
+    def __init__(self, upstream: PupauUpstream) -> None:
+        super().__init__(upstream)
+        self._splitter = Splitter(upstream.event_bytes_max)
+        self._last: Event | None = None
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
         yield Frames(data, count) if data else _ALIVE
         if count and b'"last"' in data:
-            self._last = self._last_of(data) or self._last
+            self._look(data)
 
-    def push(self, piece: bytes, sink: Sink) -> bool:
-        """See ``_EventReader.push``."""
+    def push(self, piece: bytes) -> None:
         data, count = self._splitter.feed(piece)
-        sink.frames(data, count)
+        self._sink.frames(data, count)
         if count and b'"last"' in data:
-            self._last = self._last_of(data) or self._last
-        return self._last is not None
+            self._look(data)
 
-    def _last_of(self, data: bytes) -> LayerFinished | None:
+    def _look(self, data: bytes) -> None:
         for frame in reversed(Decoder(len(data) + 1).feed(data)):
             if b'"last"' in frame.data:
                 event = self._upstream.parse(frame.data)
-                if isinstance(event, LayerFinished) and event.last:
-                    return event
-        return None
+                if self._note(event):
+                    self._last = event
+                    return
 
     def end(self) -> list[Event]:
         if self._last is not None:

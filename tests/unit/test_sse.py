@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.sse import RETRY_MS_MAX, Decoder, Frame, Splitter, encode, is_event_stream
+from gateway.sse import RETRY_MS_MAX, Decoder, Frame, Splitter, encode, encode_all, is_event_stream
 
 ROOMY = 1 << 20
 
@@ -332,6 +332,13 @@ def test_the_last_event_of_a_stream_can_be_read_from_the_splitter() -> None:
 )
 def test_every_line_of_the_data_is_written_as_data(data: bytes, written: bytes) -> None:
     assert encode(data) == written
+
+
+@pytest.mark.parametrize(
+    "events", [[], [b"a"], [b"a", b"", b"b"], [b"a\nb", b"c"], [b"a", b"b\rc"], [b"\n\ndata: x"]]
+)
+def test_several_events_are_written_as_each_of_them_is(events: list[bytes]) -> None:
+    assert encode_all(events) == b"".join(map(encode, events))
 
 
 def test_a_frame_may_have_a_type_and_an_id() -> None:
