@@ -7,7 +7,6 @@ Does not know: who answers, or what is answered.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Final, Protocol, TypeAlias
 
 from gateway.errors import GatewayError
@@ -63,9 +62,7 @@ class Answering(Protocol):
         """Answer with an error."""
         ...
 
-    def streaming(
-        self, exchange: Exchange, fields: str = ""
-    ) -> AbstractContextManager[EventStream]:
+    def streaming(self, exchange: Exchange, fields: str = "") -> EventStream:
         """A stream of events to the client, counted as open while it is entered."""
         ...
 

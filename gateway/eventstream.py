@@ -16,7 +16,7 @@ from gateway.alarms import Alarm, Alarms
 from gateway.exchange import Exchange
 from gateway.model import Event, Failed, Frames
 from gateway.outlet import Written
-from gateway.tallies import Count
+from gateway.tallies import Count, Level
 
 #: A comment: readers of event streams skip it, and whatever stands between sees life.
 PING: Final = b": ping\n\n"
@@ -34,6 +34,7 @@ class EventStream:
         fields: the head's lines.
         heartbeat_s: seconds.
         counter: counts the events written.
+        level: counts the streams that are entered.
         alarms: tell when a ping is due.
         clock: the running loop's time, seconds.
     """
@@ -46,6 +47,7 @@ class EventStream:
         "_exchange",
         "_fields",
         "_heartbeat_s",
+        "_level",
         "_outlet",
         "_wrote_at",
         "opened",
@@ -59,6 +61,7 @@ class EventStream:
         *,
         heartbeat_s: float,
         counter: Count,
+        level: Level,
         alarms: Alarms,
         clock: Callable[[], float],
     ) -> None:
@@ -67,6 +70,7 @@ class EventStream:
         self._fields = fields
         self._heartbeat_s = heartbeat_s
         self._counter = counter
+        self._level = level
         self._alarms = alarms
         self._clock = clock
         self._wrote_at = 0.0
@@ -77,6 +81,7 @@ class EventStream:
         self.told = False
 
     def __enter__(self) -> EventStream:
+        self._level.value += 1
         self._wrote_at = self._clock()
         self._alarm = self._alarms.set(self._wrote_at + self._heartbeat_s, self)
         return self
@@ -87,6 +92,7 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._level.value -= 1
         self.stop()
 
     def stop(self) -> None:

@@ -8,8 +8,8 @@ Does not know: what a dialect's bodies mean, what a run does, how a stream is ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from math import ceil
 from time import time
 from typing import Any, Final, cast
@@ -323,26 +323,19 @@ class Gateway:
                 await stream.send(render(run.failed(self.internal(exchange))))
             return await self.finish(exchange, stream)
 
-    @contextmanager
-    def streaming(self, exchange: Exchange, fields: str = "") -> Iterator[EventStream]:
+    def streaming(self, exchange: Exchange, fields: str = "") -> EventStream:
         """See ``Answering``."""
         labels = (exchange.pipeline, exchange.dialect)
-        stream = EventStream(
+        exchange.outlet.closing |= self._stopping
+        return EventStream(
             exchange,
             _head(exchange, _EVENT_STREAM) + _UNBUFFERED + fields,
             heartbeat_s=exchange.site.server.heartbeat_s,
             counter=self._metrics.stream_events.labels(*labels),
+            level=self._metrics.streams_open.labels(*labels),
             alarms=self._alarms,
             clock=self._clock,
         )
-        exchange.outlet.closing |= self._stopping
-        open_streams = self._metrics.streams_open.labels(*labels)
-        open_streams.inc()
-        try:
-            with stream:
-                yield stream
-        finally:
-            open_streams.dec()
 
     async def finish(self, exchange: Exchange, stream: EventStream) -> Written:
         """See ``Answering``."""
