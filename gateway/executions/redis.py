@@ -1,11 +1,7 @@
 """Executions in Redis, for any number of replicas.
 
-Each call of ``Store`` is one script, or one command that only reads. What a call puts into a
-holder's hands bears a ticket. Where the answer got lost, or nobody waits for it any more, what was
-done under that ticket is undone, and what is still on its way is made void: nothing stays in the
-hands of a holder that lives and does not know of it.
-
-Nothing is lost where Redis itself loses nothing: ``appendonly yes``, ``appendfsync always``.
+Each call of ``Store`` is one script, or one command that only reads. Nothing is lost where Redis
+itself loses nothing: ``appendonly yes``, ``appendfsync always``.
 
 Owns: how the promises of ``Store`` are kept there.
 Does not know: the scripts' inner workings, connections, the form of what is kept.
@@ -15,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from secrets import token_hex
-from typing import Any, Final
+from typing import Final
+
+from redis.exceptions import NoPermissionError
 
 from gateway import observation as observations
 from gateway.errors import Code, Overloaded, RequestRejected, StoreFailed
@@ -29,16 +26,14 @@ from gateway.executions.records import (
     Ending,
     EventId,
     Execution,
-    Hook,
     Key,
     New,
     Page,
     Status,
 )
 from gateway.executions.redis_forms import Argument, name_of
+from gateway.executions.redis_hooks import HookCalls
 from gateway.executions.redis_news import Channel, News
-from gateway.executions.redis_scripts import Script
-from gateway.executions.redis_wire import Wire
 from gateway.executions.store import Superseded
 from gateway.executions.telling import status_event
 from gateway.model import Media
@@ -50,13 +45,10 @@ _LOOK_DEAF_S: Final = 0.1
 _MERGES: Final = 50
 #: How many executions are removed in one script, which holds up all others.
 _EXPIRED: Final = 100
-#: How long to wait before undoing is tried again; and how long closing waits for it, seconds.
-_AGAIN_S: Final = 0.5
-_UNDONE_S: Final = 2.0
 _BUSY: Final = "too many wrote to the observation at the same time"
 
 
-class RedisStore:
+class RedisStore(HookCalls):
     """See ``Store``. Use one in one event loop only.
 
     Args:
@@ -72,15 +64,19 @@ class RedisStore:
         password: str | None = None,
         prefix: str = "gateway:",
     ) -> None:
-        self._prefix = prefix
-        self._wire = Wire(url, username=username, password=password, prefix=prefix)
+        super().__init__(url, username=username, password=password, prefix=prefix)
         self._news = News(self._wire)
         self._wake: Channel | None = None
-        self._undoing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """See that it can be used. Raises StoreFailed."""
-        memory = await self._wire.command(b"INFO", b"memory")
+        await self._wire.command(b"PING")
+        try:
+            memory = await self._wire.command(b"INFO", b"memory")
+        except StoreFailed as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                return  # who keeps that to himself has to know
+            raise
         policy = [line for line in memory.split() if line.startswith(b"maxmemory_policy:allkeys")]
         if policy and b"maxmemory:0\r" not in memory:
             raise StoreFailed(
@@ -90,12 +86,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """Let go of the connections, after what was asked for before."""
-        if self._undoing:
-            await asyncio.wait(self._undoing, timeout=_UNDONE_S)
-        for task in self._undoing:
-            task.cancel()
         await self._news.close()
-        await self._wire.close()
+        await self._close()
 
     # Executions
 
@@ -208,18 +200,15 @@ class RedisStore:
         self, key: Key, run_id: str, holder: str, *, queued_at: float, new: New | None = None
     ) -> Claim | None:
         """See ``Store``."""
-        ticket = token_hex(8)
-        begin = self._script(
+        turn = await self._taken(
             scripts.BEGIN,
+            holder,
             name_of(key),
             run_id,
-            holder,
-            ticket,
             queued_at,
             b"1" if new else b"",
             *forms.new_arguments(new),
         )
-        turn = await self._taken(begin, holder, ticket)
         if turn is None:
             return None
         return Claim(key, run_id, int(turn), 1, holder, b"", (), queued_at, direct=True)
@@ -250,9 +239,7 @@ class RedisStore:
             self._wake = self._news.join(f"{self._prefix}wake")
         while True:
             seen = self._wake.changes
-            ticket = token_hex(8)
-            asked = self._script(scripts.CLAIM, holder, ticket)
-            found = await self._taken(asked, holder, ticket)
+            found = await self._taken(scripts.CLAIM, holder)
             left_s = until - clock()
             if found is not None or left_s <= 0:
                 return None if found is None else forms.claim_of(found, holder)
@@ -351,33 +338,12 @@ class RedisStore:
         self, dead: str, beats: int, by: str, *, attempts_max: int
     ) -> tuple[Claim, ...] | None:
         """See ``Store``."""
-        ticket = token_hex(8)
-        asked = self._script(scripts.TAKE_OVER, dead, beats, by, ticket, attempts_max)
-        lost = await self._taken(asked, by, ticket)
+        lost = await self._taken(scripts.TAKE_OVER, by, dead, beats, attempts_max)
         return None if lost is None else tuple(forms.claim_of(each, by) for each in lost)
 
     async def leave(self, holder: str) -> None:
         """See ``Store``. One with something in its hands is left to be taken over."""
         await self._script(scripts.LEAVE, holder)
-
-    async def _taken(self, asked: asyncio.Future[Any], holder: str, ticket: str) -> Any:
-        """The answer to a call that puts something into ``holder``'s hands, or nothing there."""
-        try:
-            return await asyncio.shield(asked)
-        except (StoreFailed, asyncio.CancelledError):
-            undoing = asyncio.create_task(self._undo(holder, ticket))
-            self._undoing.add(undoing)
-            undoing.add_done_callback(self._undoing.discard)
-            raise
-
-    async def _undo(self, holder: str, ticket: str) -> None:
-        while True:
-            try:
-                await self._script(scripts.UNDO, holder, ticket)
-            except StoreFailed:
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                return
 
     # The log
 
@@ -412,46 +378,6 @@ class RedisStore:
         over = there is None or (status is not None and Status(status.decode()).ended)
         return (newest or b"") + b"|" + (b"1" if over else b"")
 
-    # Webhooks
-
-    async def put_hook(self, hook: Hook, *, hooks_max: int) -> bool:
-        """See ``Store``."""
-        kept = forms.hook_argument(hook)
-        return bool(await self._script(scripts.PUT_HOOK, hook.owner, hook.id, kept, hooks_max))
-
-    async def hook(self, owner: str, hook_id: str) -> Hook | None:
-        """See ``Store``."""
-        kept = await self._wire.command(b"HGET", f"{self._prefix}hooks:{owner}", hook_id)
-        return None if kept is None else forms.hook_of(kept)
-
-    async def hooks(self, owner: str) -> list[Hook]:
-        """See ``Store``."""
-        kept = await self._wire.command(b"HVALS", f"{self._prefix}hooks:{owner}")
-        return sorted(map(forms.hook_of, kept), key=lambda hook: (hook.created_at, hook.id))
-
-    async def delete_hook(self, owner: str, hook_id: str) -> bool:
-        """See ``Store``."""
-        return bool(await self._script(scripts.DELETE_HOOK, owner, hook_id))
-
-    async def add_deliveries(self, deliveries: Sequence[Delivery]) -> None:
-        """See ``Store``."""
-        if deliveries:
-            await self._script(scripts.ADD_DELIVERIES, *forms.delivery_arguments(deliveries))
-
-    async def due(self, holder: str, now: float, *, limit: int) -> list[Delivery]:
-        """See ``Store``."""
-        ticket = token_hex(8)
-        asked = self._script(scripts.DUE, holder, ticket, now, limit)
-        return [forms.delivery_of(each) for each in await self._taken(asked, holder, ticket)]
-
-    async def put_off(self, delivery: Delivery) -> None:
-        """See ``Store``."""
-        await self._script(scripts.PUT_OFF, delivery.id, *forms.due_arguments(delivery))
-
-    async def delivered(self, delivery: Delivery) -> None:
-        """See ``Store``."""
-        await self._script(scripts.DELIVERED, delivery.id)
-
     # Housekeeping
 
     async def expire(self, before: float, transient_before: float) -> int:
@@ -469,17 +395,6 @@ class RedisStore:
     async def log_bytes(self) -> int:
         """See ``Store``."""
         return int(await self._wire.command(b"GET", f"{self._prefix}bytes") or 0)
-
-    # Asking
-
-    def _script(self, script: Script, *arguments: Argument) -> asyncio.Future[Any]:
-        return self._wire.script(script, *arguments)
-
-    def _fields(self, key: Key, *names: str) -> asyncio.Future[Any]:
-        return self._wire.command(b"HMGET", self._named("e", key), *names)
-
-    def _named(self, kind: str, key: Key) -> str:
-        return f"{self._prefix}{kind}:{name_of(key)}"
 
 
 def _look_s(channel: Channel) -> float:

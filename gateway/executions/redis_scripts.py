@@ -93,10 +93,10 @@ tell(kid)
 return 1
 """)
 
-#: kid, run, holder, ticket, at, new or not, new (4). Its turn; nothing: no execution.
+#: holder, ticket, kid, run, at, new or not, new (4). Its turn; nothing: no execution.
 BEGIN: Final = Script(r"""
-local kid, rid, holder, ticket = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local there, r = call('EXISTS', E(kid)) == 1, R(ARGV[2], ARGV[3])
+local holder, ticket, kid, rid = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local there, r = call('EXISTS', E(kid)) == 1, R(kid, rid)
 if revoked(holder, ticket) or (not there and ARGV[7] == '') then return false end
 if there and call('SISMEMBER', P .. 'ran:' .. kid, rid) == 1 then
   local v = call('HMGET', r, 'turn', 'holder')
@@ -228,10 +228,10 @@ return {call('HGETALL', P .. 'beats'), call('HGETALL', P .. 'hand:' .. ARGV[2]),
         call('SMEMBERS', P .. 'stop:' .. ARGV[2])}
 """)
 
-#: dead, beats, by, ticket, attempts at most. Claims; nothing: it lives, or is no more.
+#: holder, ticket, dead, beats, attempts at most. Claims; nothing: it lives, or is no more.
 TAKE_OVER: Final = Script(r"""
-local dead, by, ticket = ARGV[2], ARGV[4], ARGV[5]
-if call('HGET', P .. 'beats', dead) ~= ARGV[3] or revoked(by, ticket) then return false end
+local by, ticket, dead = ARGV[2], ARGV[3], ARGV[4]
+if call('HGET', P .. 'beats', dead) ~= ARGV[5] or revoked(by, ticket) then return false end
 in_any_case()
 call('HDEL', P .. 'beats', dead)
 local lost, held = {}, call('HGETALL', P .. 'hand:' .. dead)
@@ -242,7 +242,7 @@ for i = 1, #held, 2 do
   if v[1] or v[2] or tonumber(v[3]) >= tonumber(ARGV[6]) then
     let_go(kid, rid)
     take(kid, rid, by, ticket, 'lost')
-    call('HSET', r, 'from', dead, 'beats', ARGV[3])
+    call('HSET', r, 'from', dead, 'beats', ARGV[5])
     lost[#lost + 1] = claim_of(kid, rid)
   else
     queue_again(kid, rid, 0)

@@ -43,10 +43,14 @@ Argument = bytes | str | int | float
 BROKEN: Final = (RedisError, OSError, TimeoutError)
 
 
+class Unsure(StoreFailed):
+    """It may have happened, may not have, and may still happen: no answer came."""
+
+
 class _Call:
     """Something asked, and who waits for the answer."""
 
-    __slots__ = ("answer", "script", "size", "words")
+    __slots__ = ("answer", "script", "sent", "size", "words")
 
     def __init__(
         self, words: tuple[Argument, ...], script: Script | None, answer: asyncio.Future[Any]
@@ -54,6 +58,7 @@ class _Call:
         self.words = words
         self.script = script
         self.answer = answer
+        self.sent = False
         self.size = sum(len(word) for word in words if isinstance(word, (bytes, str)))
 
 
@@ -103,14 +108,16 @@ class Wire:
     def command(self, *words: Argument) -> asyncio.Future[Any]:
         """Ask for something. Texts in the answer are bytes.
 
-        Raises StoreFailed: it cannot be reached or did not answer in time, and may have done it;
-        or it is full, and has not."""
+        Raises:
+            Unsure: no answer came in time, and it may have been done.
+            StoreFailed: it was not done, because it cannot be reached, is full or refuses.
+        """
         return self._asked(words, None)
 
     def _asked(self, words: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
-            answer.set_exception(_unreachable(self.address))
+            answer.set_exception(translated(ConnectionError("closed"), self.address))
             return answer
         self._ask(_Call(words, script, answer))
         return answer
@@ -150,21 +157,25 @@ class Wire:
 
     async def _exchange(self, calls: list[_Call]) -> None:
         connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        whole = False
+        keep = False
         try:
             words = connection.pack_commands([call.words for call in calls])
+            for call in calls:
+                call.sent = True
             await connection.send_packed_command(words, check_health=False)
+            passing = False
             for call in calls:
                 try:
                     answer = await connection.read_response()
                 except ResponseError as error:
                     self._refused(call, error)
+                    passing = passing or _is_passing(error)
                 else:
                     if not call.answer.done():
                         call.answer.set_result(answer)
-            whole = True
+            keep = not passing  # a name may lead to another server by now
         finally:
-            if not whole:
+            if not keep:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
 
@@ -178,7 +189,8 @@ class Wire:
 
     def _failed(self, call: _Call, error: BaseException) -> None:
         if not call.answer.done():
-            call.answer.set_exception(translated(error, self.address))
+            unsure = call.sent and not isinstance(error, ResponseError)
+            call.answer.set_exception(translated(error, self.address, unsure=unsure))
             call.answer.exception()  # nobody may be waiting any more, which is no fault
 
     def _fail(self, calls: list[_Call], error: BaseException) -> None:
@@ -195,29 +207,31 @@ class Wire:
         await self._pool.aclose()
 
 
-def translated(error: BaseException, address: str) -> StoreFailed:
+def translated(error: BaseException, address: str, *, unsure: bool = False) -> StoreFailed:
     """A failure as callers are told of it."""
     text = str(error)
-    full = "OOM command not allowed" in text or "MISCONF" in text  # within a script's error
-    if full or isinstance(error, OutOfMemoryError):
-        failed = StoreFailed(
-            f"the store of executions, Redis at {address}, can take no more", code=Code.STORE_FULL
-        )
+    code, retry_after_s = Code.STORE_UNAVAILABLE, None
+    if isinstance(error, OutOfMemoryError) or "OOM command" in text or "MISCONF" in text:
+        what, code = "can take no more", Code.STORE_FULL
     elif isinstance(error, AuthenticationError):
-        failed = StoreFailed(
-            f"the store of executions, Redis at {address}, does not accept the username or password"
-        )
-    elif isinstance(error, NoPermissionError):
-        failed = StoreFailed(
-            f"the store of executions, Redis at {address}, lacks a permission for this user"
-        )
+        what = "does not accept the username or password"
+    elif isinstance(error, NoPermissionError) or "NOPERM" in text:
+        what = "does not permit its user what is needed"
+    elif isinstance(error, ResponseError) and not _is_passing(error):
+        what = "does not do what it is asked; the log of its server may say why"
     else:
-        failed = _unreachable(address)
+        what, retry_after_s = "cannot be reached", 1
+    failed = (Unsure if unsure else StoreFailed)(
+        f"the store of executions, Redis at {address}, {what}",
+        code=code,
+        retry_after_s=retry_after_s,
+    )
     failed.__cause__ = error
     return failed
 
 
-def _unreachable(address: str) -> StoreFailed:
-    return StoreFailed(
-        f"the store of executions, Redis at {address}, cannot be reached", retry_after_s=1
-    )
+def _is_passing(error: ResponseError) -> bool:
+    """Whether another server answers here soon, or the same one otherwise. What fails within a
+    script is told in its error's text."""
+    text = f"{error.status_code} {error}"
+    return any(word in text for word in ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"))
