@@ -76,8 +76,6 @@ class Run:
     _ending: list[Event] = field(default_factory=list)
     #: Whether the last event was sent: the route's transform may have dropped it.
     told: bool = True
-    #: Whether every event is wanted by itself, also where it could be passed on unread.
-    apart: bool = False
     #: What is done with the observation, once, before anything is told of it.
     keep: Callable[[bytes], Awaitable[None]] | None = None
 

@@ -20,6 +20,8 @@ from prometheus_client import CollectorRegistry
 from gateway import logs, loops
 from gateway.assembly import Assembly
 from gateway.config import Config
+from gateway.executions.opening import keeping
+from gateway.executions.service import Executions
 from gateway.exposition import Exposition
 from gateway.listening import Listener
 from gateway.live import Live
@@ -42,6 +44,7 @@ class Serving:
     listener: Listener
     live: Live
     assemble: Callable[[Config], Awaitable[Site]]
+    executions: Executions | None
 
     async def apply(self, loaded: Loaded) -> None:
         """Make ``loaded`` the live configuration. Raises as ``Assembly.assemble`` does."""
@@ -59,7 +62,13 @@ class Serving:
         await asyncio.sleep(pre_stop_s)
         await self.listener.shut()
         logs.events.info("draining", extra={"fields": {"requests": gateway.running}})
-        await gateway.drain(server.drain_s)
+        if self.executions is None:
+            await gateway.drain(server.drain_s)
+        else:
+            await self.executions.stop()
+            await asyncio.gather(
+                gateway.drain(server.drain_s), self.executions.drain(server.drain_s)
+            )
 
 
 @asynccontextmanager
@@ -73,7 +82,8 @@ async def opened(
 
     Raises:
         ConfigError: an expression that does not compile, or an extra that is not installed.
-        GatewayError: a child process for expressions does not start.
+        GatewayError: a child process for expressions does not start, or the store of executions
+            does not open.
     """
     # The loop's own time, but finer: uvloop tells whole milliseconds only.
     clock = monotonic
@@ -84,12 +94,17 @@ async def opened(
         gateway = Gateway(site, metrics=metrics, clock=clock, exposition=exposition)
         live = Live(site, its_hash, swap=gateway.swap, clock=clock)
         stack.push_async_callback(live.close)
+        executions = None
+        if config.executions is not None:
+            kept = keeping(config.executions, site=lambda: live.site, metrics=metrics, clock=clock)
+            executions = await stack.enter_async_context(kept)
+            gateway.keep(executions)
         listener = Listener(gateway)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(gateway.drain, 0.0)
         stack.push_async_callback(listener.shut)
         stack.callback(gateway.stop)
-        yield Serving(gateway, listener, live, assembly.assemble)
+        yield Serving(gateway, listener, live, assembly.assemble, executions)
 
 
 def _session() -> aiohttp.ClientSession:

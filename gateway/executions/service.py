@@ -53,6 +53,7 @@ class Executions:
     """Everything about executions in one process, from ``start`` to ``close``.
 
     Args:
+        holder: the name of this process among all that use the store, never used before.
         site: the configuration that is live.
         nudge: called when there may be something to deliver to webhooks.
         clock: monotonic seconds, the running loop's own.
@@ -64,6 +65,7 @@ class Executions:
         store: Store,
         section: ExecutionsConfig,
         *,
+        holder: str,
         site: Callable[[], Site],
         nudge: Callable[[], None],
         metrics: Metrics,
@@ -72,7 +74,7 @@ class Executions:
     ) -> None:
         self.store = store
         self.section = section
-        self.holder = uuid.uuid4().hex
+        self._holder = holder
         self._nudge = nudge
         self._metrics = metrics
         self._wall = wall
@@ -81,7 +83,7 @@ class Executions:
         self._runner = Runner(
             store,
             section,
-            holder=self.holder,
+            holder=holder,
             site=site,
             telling=self._deliveries,
             metrics=metrics,
@@ -250,7 +252,7 @@ class Executions:
 
     async def _begun(self, key: Key, new: New | None) -> Claim:
         run_id, now = uuid.uuid4().hex, self._wall()
-        claim = await self.store.begin(key, run_id, self.holder, queued_at=now, new=new)
+        claim = await self.store.begin(key, run_id, self._holder, queued_at=now, new=new)
         if claim is None:
             raise unknown(key)
         return claim
