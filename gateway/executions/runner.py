@@ -149,7 +149,8 @@ class Runner:
 
     async def start(self) -> None:
         """Show that this process lives, and begin to look for work. Raises StoreFailed."""
-        await self._store.beat(self._holder)
+        beat = await self._store.beat(self._holder)
+        self.holders = frozenset(beat.holders)
         self._tasks = [asyncio.create_task(each()) for each in (self._claim, self._live)]
 
     # Work
