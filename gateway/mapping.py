@@ -38,11 +38,15 @@ _NO_FIELDS: Final[Mapping[str, Any]] = {}
 class Mapper:
     """The expressions of ``route`` for one request; ``bindings`` are the variables they see."""
 
+    __slots__ = ("_metrics", "_route", "_transforms", "bindings", "seen")
+
     def __init__(self, route: Route, bindings: Mapping[str, Any], metrics: Metrics) -> None:
         self._route = route
         self._transforms = route.transforms
         self._metrics = metrics
         self.bindings = bindings
+        #: The last event's text that the ``event`` transform was given.
+        self.seen = b""
 
     async def request(self, request: Request) -> Request:
         """The request, or what the route's ``request`` transform makes of it."""
@@ -121,25 +125,32 @@ class Mapper:
 
     def events(self, event: Event) -> Sequence[Event]:
         """What the route's ``event`` transform makes of an event; empty: it drops it."""
-        transform = self._transforms.event
-        if transform is None or isinstance(event, Frames):
+        if self._transforms.event is None or isinstance(event, Frames):
             return (event,)
-        return [RawEvent(item) for item in self.event_texts(event_json(event))]
+        items: list[bytes] = []
+        self.event_texts((event_json(event),), items)
+        return [RawEvent(item) for item in items]
 
-    def event_texts(self, text: bytes) -> Sequence[bytes]:
-        """As ``events``, from JSON text to JSON texts."""
+    def event_texts(self, texts: Sequence[bytes], made: list[bytes]) -> None:
+        """As ``events``, from JSON texts to JSON texts, which are added to ``made`` one by one: so
+        those before one that fails are there."""
         transform = self._transforms.event
         if transform is None:
-            return (text,)
-        result = transform.evaluate(text.decode(), self.bindings)
-        if result is None:
-            return ()
-        if result[0] == "{":  # one, as nearly always
-            return (result.encode(),)
-        try:
-            return event_items(result)
-        except ValueError as error:
-            raise self.bad_result("event", str(error)) from error
+            made += texts
+            return
+        evaluate, bindings = transform.evaluate, self.bindings
+        for text in texts:
+            self.seen = text
+            result = evaluate(text.decode(), bindings)
+            if result is None:
+                continue
+            if result[0] == "{":  # one, as nearly always
+                made.append(result.encode())
+                continue
+            try:
+                made += event_items(result)
+            except ValueError as error:
+                raise self.bad_result("event", str(error)) from error
 
     async def observation(self, responses: tuple[ActorResponse, ...], execution_id: str) -> bytes:
         """What actors said, as an observation of the execution of that ID."""

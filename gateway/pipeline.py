@@ -139,12 +139,10 @@ class Run:
     def take_texts(self, texts: Sequence[bytes], due: list[bytes]) -> None:
         """As ``take``, for events of which only the JSON texts were asked for. What is to be sent,
         JSON texts too, is added to ``due`` one by one, so that it is there where one fails."""
-        event_texts = self._mapper.event_texts
-        for text in texts:
-            self._text = text
-            items = event_texts(text)
-            due += items
-            self.told = bool(items)
+        try:
+            self._mapper.event_texts(texts, due)
+        finally:
+            self._text = self._mapper.seen
 
     def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for ``event`` now. What is last must not be followed by a failure:

@@ -160,9 +160,10 @@ class Decoder:
         last_event_id: the ID to start from, where the stream is the continuation of another.
     """
 
-    __slots__ = ("_cutter", "_retry", "_started", "last_event_id")
+    __slots__ = ("_cutter", "_max", "_retry", "_started", "last_event_id")
 
     def __init__(self, event_bytes_max: int, *, last_event_id: str = "") -> None:
+        self._max = event_bytes_max
         self._cutter = _Cutter(event_bytes_max)
         self._retry: int | None = None
         self._started = False
@@ -195,6 +196,16 @@ class Decoder:
                 returned first; then the next call raises, even with ``b""``, and ``pending`` is
                 true.
         """
+        size = len(chunk)
+        if (
+            chunk[:6] == b"data: "
+            and chunk.find(b"\n") == size - 2
+            and chunk[-1:] == b"\n"
+            and _CR not in chunk
+            and self._cutter.clear
+            and size <= self._max
+        ):  # as with most that come one by one
+            return [Frame(chunk[6:-2], "message", self.last_event_id)]
         frames: list[Frame] = []
         text = self._cutter.feed(chunk)
         if text and not self._started:
