@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
 	then echo "$$name"; break; fi; done)
 
-.PHONY: help setup demo test check format bench soak steady lock clean distclean
+.PHONY: help setup demo test check format bench soak crash steady lock clean distclean
 
 help: ## Print this list
 	@printf 'Targets:\n'
@@ -73,6 +73,9 @@ $(BENCH_STAMP): $(STAMP)
 
 soak: $(STAMP) ## Run 20,000 streams, half of them given up, and see what the gateway keeps of them
 	$(BIN)/python -m tests.bench.soak $(ARGS)
+
+crash: $(STAMP) ## Kill 200 replicas while they work, with each store, and see whether anything is lost
+	$(BIN)/python -m tests.bench.crash $(ARGS)
 
 steady: $(STAMP) ## Measure how quickly refusals are answered, and whether streams notice
 	$(BIN)/python -m tests.bench.steady
