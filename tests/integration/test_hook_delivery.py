@@ -159,9 +159,12 @@ async def test_a_form_is_signed_as_its_bytes_are_sent(size: int) -> None:
 
 
 async def test_nothing_is_kept_from_one_message_to_the_next() -> None:
-    async with remote(answering("200 OK", "Set-Cookie: a=b; Path=/")) as far, courier() as given:
+    script = answering("200 OK", "Set-Cookie: a=b; Path=/")
+    lookup = names(["127.0.0.1"])  # of an address no cookies would be kept in any case
+    async with remote(script) as far, courier(lookup=lookup) as given:
         for _ in range(2):
-            await given.send(hook(far.url), MESSAGE, TEXT)
+            definition = hook(f"http://receiver.example:{far.port}/")
+            await given.send(definition, MESSAGE, TEXT)
             await until(lambda: far.open_connections == 0)
         assert len(far.seen) == 2
         assert "cookie" not in far.seen[1].headers
@@ -381,6 +384,13 @@ async def test_no_connection_is_made_to_what_is_not_allowed(scheme: str, host: s
 async def test_nor_by_a_name_that_leads_there(name: str, address: str) -> None:
     async with unvisited() as port, courier(allow=(), lookup=names([address])) as given:
         answer = await given.send(hook(f"http://{name}:{port}/"), MESSAGE, TEXT)
+        assert answer == Answer(Meaning.REFUSED, "its host is at an address that is loopback")
+
+
+async def test_nor_where_it_leads_to_several_such_places() -> None:
+    lookup = names(["::1", "127.0.0.1", "10.255.255.1"])
+    async with unvisited() as port, courier(allow=(), lookup=lookup) as given:
+        answer = await given.send(hook(f"http://receiver.example:{port}/"), MESSAGE, TEXT)
         assert answer == Answer(Meaning.REFUSED, "its host is at an address that is loopback")
 
 
