@@ -269,6 +269,8 @@ class Writer(_Thread):
             with suppress(sqlite3.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+            # On a full disk, what is in the log already may be all that takes the room.
+            self._erase_at = self._erase_at if locked(error) else monotonic()
             if len(calls) > 1 and not locked(error):
                 for call in calls:  # one of them has spoilt it for all
                     self._write(db, [call])
