@@ -130,10 +130,10 @@ async def gone(pids: set[int]) -> None:
 
 
 @asynccontextmanager
-async def serving(config: Path) -> AsyncIterator[Serving]:
+async def serving(config: Path, *arguments: str) -> AsyncIterator[Serving]:
     """``serve`` with the file ``config``; it is gone when the context is left."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve", "--config", str(config)),
+        *(sys.executable, "-m", "gateway", "serve", "--config", str(config), *arguments),
         stdout=PIPE,
         stderr=PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
