@@ -341,6 +341,7 @@ class ExecutionsConfig(Section):
 
     store: StoreUrl = Field(
         default="sqlite:executions.db",
+        validate_default=True,  # or it would not be found beside the configuration
         description="sqlite:PATH, a file beside the configuration, or redis://HOST:PORT/NUMBER "
         "(rediss:// with TLS), which any number of replicas may share.",
     )

@@ -23,7 +23,7 @@ from gateway.model import Media
 
 #: Letters and digits first, so that no ID is ``..``, an option or a hidden file.
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_EVENT_ID: Final = re.compile(r"(\d{1,9})-(\d{1,12})")
+_EVENT_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,12})")
 
 
 class Status(StrEnum):

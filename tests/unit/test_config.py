@@ -201,6 +201,14 @@ def test_a_section_with_nothing_in_it_has_its_defaults(loaded: Loader) -> None:
     assert config.bounds.parts_max == 64
 
 
+def test_executions_are_kept_beside_the_configuration_where_it_names_no_place(
+    loaded: Loader, folder: Path
+) -> None:
+    executions = loaded(LEAST + "executions: {}\n").executions
+    assert executions is not None
+    assert executions.store == f"sqlite:{folder}/config/executions.db"
+
+
 def test_a_section_written_once_can_be_used_again(loaded: Loader) -> None:
     config = loaded(
         UPSTREAMS
