@@ -31,6 +31,7 @@ from gateway.dialects.wire import Part
 from gateway.errors import Code, RequestRejected
 from gateway.inflate import CODINGS, InflateError, Inflater
 from gateway.lifting import LiftedText, Lifter
+from gateway.protocol import Incoming
 
 _IDENTITY: Final = ("", "identity")
 #: How much base64 is decoded before others have their turn, bytes of text; a quarter of what comes
@@ -48,7 +49,7 @@ class Pace:
     bytes_per_s_min: int
 
 
-def arrived(request: web.BaseRequest, bytes_max: int) -> bytes | None:
+def arrived(request: Incoming, bytes_max: int) -> bytes | None:
     """The whole body, where it came along with its head and nothing has to be done to it, as with
     most that are small; else ``None``: then it is for ``read_body``.
 
@@ -66,7 +67,7 @@ def arrived(request: web.BaseRequest, bytes_max: int) -> bytes | None:
     return body
 
 
-async def read_body(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> bytes:
+async def read_body(request: Incoming, *, bytes_max: int, pace: Pace) -> bytes:
     """The whole body, inflated.
 
     Raises:
@@ -81,7 +82,7 @@ async def read_body(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> 
     return body.getvalue()
 
 
-async def read_json(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> bytes | LiftedText:
+async def read_json(request: Incoming, *, bytes_max: int, pace: Pace) -> bytes | LiftedText:
     """As ``read_body``, for a text that may hold media as base64: long strings of it are decoded
     as they arrive."""
     lifter = Lifter(secrets.token_hex(16))
@@ -94,9 +95,7 @@ async def read_json(request: web.BaseRequest, *, bytes_max: int, pace: Pace) -> 
     return lifter.finish()
 
 
-async def read_form(
-    request: web.BaseRequest, *, bytes_max: int, parts_max: int, pace: Pace
-) -> list[Part]:
+async def read_form(request: Incoming, *, bytes_max: int, parts_max: int, pace: Pace) -> list[Part]:
     """The parts of a multipart form, in their order.
 
     Raises:
@@ -210,11 +209,11 @@ class _Pacer:
             self._timeout.reschedule(self._ends_at + granted_s)
 
 
-async def _pieces(request: web.BaseRequest, bytes_max: int, pacer: _Pacer) -> AsyncGenerator[bytes]:
+async def _pieces(request: Incoming, bytes_max: int, pacer: _Pacer) -> AsyncGenerator[bytes]:
     """The body as it arrives and inflated, of at most ``bytes_max`` bytes either way."""
     if request.content_length is not None and request.content_length > bytes_max:
         raise _too_large(bytes_max)
-    await _continue(request)
+    _continue(request)
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
     inflater = None
     if coding not in _IDENTITY:
@@ -248,17 +247,15 @@ async def _pieces(request: web.BaseRequest, bytes_max: int, pacer: _Pacer) -> As
         raise RequestRejected("the request body was cut short") from error
 
 
-async def _continue(request: web.BaseRequest) -> None:
+def _continue(request: Incoming) -> None:
     """Answer ``Expect: 100-continue``: some clients send no body before they read this."""
     expected = request.headers.get(hdrs.EXPECT, "").strip().lower()
     if not expected:
         return
     if expected != "100-continue":
         raise RequestRejected("Expect: only 100-continue is understood", status=417)
-    writer = request.writer
-    await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    # What aiohttp counts here are bytes of the answer, and this was none of them.
-    writer.output_size = 0
+    if request.protocol.transport is not None:
+        request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _too_large(limit: int) -> RequestRejected:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
 from msgspec import Struct
 
 from gateway import logs
@@ -19,6 +18,7 @@ from gateway.errors import Code, GatewayError, Outcome
 from gateway.fanout import Waited
 from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.outlet import Outlet
+from gateway.protocol import Incoming
 from gateway.site import Site
 
 
@@ -48,7 +48,7 @@ class _Line(Struct, omit_defaults=True):
 class Exchange:
     """One request and its answer. ``task`` is the one that answers."""
 
-    request: web.BaseRequest
+    request: Incoming
     site: Site
     request_id: str
     began: float

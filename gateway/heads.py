@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from gateway.errors import RequestRejected
+from gateway.protocol import Incoming
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
@@ -27,7 +28,7 @@ def request_id(headers: Mapping[str, str]) -> str:
     return os.urandom(16).hex()
 
 
-def accepts(request: web.BaseRequest, content_type: str) -> bool:
+def accepts(request: Incoming, content_type: str) -> bool:
     """Whether ``Accept`` names this very type, and does not refuse it."""
     if hdrs.ACCEPT not in request.headers:
         return False
@@ -41,7 +42,7 @@ def accepts(request: web.BaseRequest, content_type: str) -> bool:
     return False
 
 
-def accepts_json(request: web.BaseRequest) -> bool:
+def accepts_json(request: Incoming) -> bool:
     """Whether JSON will do."""
     return hdrs.ACCEPT not in request.headers or any(
         accepts(request, content_type)
@@ -54,7 +55,7 @@ def connection_headers(headers: Mapping[str, str]) -> set[str]:
     return {token.strip().lower() for token in headers.get(hdrs.CONNECTION, "").split(",")}
 
 
-def flag(request: web.BaseRequest, name: str) -> bool:
+def flag(request: Incoming, name: str) -> bool:
     """A query parameter that is true or false; false where it is missing.
 
     Raises:

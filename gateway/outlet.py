@@ -19,12 +19,12 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
-from typing import Final, cast
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from gateway.protocol import Connection
+from gateway.protocol import Connection, Incoming
 
 #: How often a client that is waited for is looked at, as a share of the time that it has.
 _LOOKS: Final = 4
@@ -102,9 +102,9 @@ class Outlet:
         "dropped",
     )
 
-    def __init__(self, request: web.BaseRequest, timeout_s: float) -> None:
+    def __init__(self, request: Incoming, timeout_s: float) -> None:
         self._request = request
-        self._protocol = cast("Connection", request.protocol)
+        self._protocol = request.protocol
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -216,7 +216,7 @@ class Outlet:
         """Return once the client has taken so much that more may be written."""
         self._watch()
         try:
-            await self._request.writer.drain()
+            await self._protocol.drained()
         finally:
             self._unwatch()
 
@@ -247,7 +247,7 @@ class Outlet:
         self._watch()
         try:
             transport.set_write_buffer_limits(0)
-            await self._request.writer.drain()
+            await self._protocol.drained()
             transport.set_write_buffer_limits()
         finally:
             self._unwatch()

@@ -1,7 +1,7 @@
 """aiohttp's server, with this project's answer to what is not HTTP, and to what comes too slowly.
 
-Owns: the connection's protocol, where aiohttp's own would differ from what callers are promised;
-the time that a request's head may take.
+Owns: the connection's protocol, where aiohttp's own would differ from what callers are promised, or
+costs what is of no use here; the time that a request's head may take; a request as it came in.
 Does not know: what a well-formed request is answered.
 """
 
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol, cast
 
 import msgspec
-from aiohttp import StreamReader, hdrs, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import HttpVersion, StreamReader, hdrs, web
+from aiohttp.helpers import set_exception
+from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.web_protocol import ERROR, RequestHandler
+from multidict import CIMultiDictProxy, MultiMapping
 
 from gateway.errors import Code, RequestRejected
 
@@ -30,6 +34,71 @@ def _body(error: RequestRejected) -> bytes:
     return msgspec.json.encode({"code": error.code, "name": error.name, "message": error.message})
 
 
+class Incoming:
+    """A request as it came in: what its head says, and ``content``, from which its body is read.
+
+    aiohttp's own request knows how to do much more with either, and to make it costs as much as to
+    answer from the gateway's own knowledge.
+    """
+
+    __slots__ = (
+        "_url", "content", "headers", "keep_alive", "method", "path", "protocol", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self, message: RawRequestMessage, content: StreamReader, protocol: Connection
+    ) -> None:
+        self._url = message.url
+        self.method = message.method
+        #: As it was sent, still percent-encoded, and without the query.
+        self.path: str = message.url.raw_path
+        self.headers: CIMultiDictProxy[str] = message.headers
+        self.version: HttpVersion = message.version
+        #: Whether the client expects its connection to be kept.
+        self.keep_alive = not message.should_close
+        self.content = content
+        self.protocol = protocol
+
+    @property
+    def query(self) -> MultiMapping[str]:
+        """The query's parameters."""
+        return self._url.query
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body without its parameters, in lower case; ``""`` for none."""
+        return self.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+
+    @property
+    def content_length(self) -> int | None:
+        """How long the body is as sent, bytes; ``None`` where that is not said."""
+        length = self.headers.get(hdrs.CONTENT_LENGTH)
+        return None if length is None else int(length)
+
+    # What aiohttp's connection asks of the request that is being answered.
+
+    def _cancel(self, error: BaseException) -> None:
+        set_exception(self.content, error)
+
+    def _finish(self) -> None:
+        """Nothing is left to do."""
+
+
+class Answered(Protocol):
+    """What the handler says of an answer that it has written; for aiohttp, see there."""
+
+    keep_alive: bool
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """See aiohttp."""
+
+    async def write_eof(self) -> None:
+        """See aiohttp."""
+
+
+Handler = Callable[[Incoming], Awaitable[Answered]]
+
+
 class Connection(RequestHandler):
     """A connection."""
 
@@ -40,12 +109,14 @@ class Connection(RequestHandler):
         "_head_since",
         "_head_timer",
         "_last_body",
+        "_server",
         "blocked",
         "when_free",
     )
 
     def __init__(self, manager: HttpServer, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._server = manager
         self._head_limit_s = manager.header_timeout_s
         #: Since when a head is waited for, loop time; ``None``: only the keep-alive time counts.
         self._head_since: float | None = None
@@ -83,6 +154,88 @@ class Connection(RequestHandler):
             # time begins with the next byte of it, or is that of an idle connection.
             self._head_arriving = True
             self._await_head()
+
+    async def start(self) -> None:
+        """See aiohttp: answer the connection's requests, one after the other.
+
+        aiohttp's own makes for each a task, a writer and a request that can do more, of which the
+        handler has no use: it writes its answers itself. Parsing, and what may wait unanswered,
+        stay aiohttp's, and so does the answer to what is not HTTP.
+        """
+        server, messages = self._server, self._messages
+        handler = server.handler
+        while not self._force_close:
+            if not messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, body = messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            server.requests_count += 1
+            if not isinstance(message, RawRequestMessage):
+                await self._refuse(message, body)
+                break
+            incoming = Incoming(message, body, self)
+            self._current_request = cast("Any", incoming)
+            self._request_in_progress = True
+            try:
+                answered = await handler(incoming)
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            finally:
+                self._current_request = None
+                self._request_in_progress = False
+                if self._handler_waiter is not None and not self._handler_waiter.done():
+                    self._handler_waiter.set_result(None)
+            if self._upgraded:  # it was asked for, and nothing here grants it
+                await self.finish_response(cast("Any", incoming), cast("Any", answered), None)
+            if not body.is_eof():
+                await self._take_rest(body)
+            if not answered.keep_alive or self._close or self._force_close:
+                break
+            del message, body, incoming, answered  # while it waits, nothing is held of the last one
+            self._keep()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _refuse(self, fault: Any, body: StreamReader) -> None:
+        """Answer, as aiohttp does, what is not HTTP. The connection is of no more use."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        request = self._server.request_factory(
+            ERROR, body, self, StreamWriter(self, self._loop), task
+        )
+        with suppress(ConnectionError):
+            await self._handle_request(request, None, self._make_error_handler(fault))
+
+    async def _take_rest(self, body: StreamReader) -> None:
+        """Take for a while what still comes of a body that the answer did not wait for, so that the
+        client gets to read that; then the connection is of no more use."""
+        with suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+            async with asyncio.timeout(self._lingering_time):
+                while not (body.is_eof() or self._force_close):
+                    await body.readany()
+        if not body.is_eof():
+            self.close()
+
+    def _keep(self) -> None:
+        """Keep the connection for another request, but not for ever."""
+        self._keepalive = True
+        self._next_keepalive_close_time = due = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(due, self._process_keepalive)
+
+    async def drained(self) -> None:
+        """Return once the client has taken so much that more may be written."""
+        if self.transport is not None and self._paused:
+            await self._drain_helper()
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -183,9 +336,10 @@ class HttpServer(web.Server):
     """
 
     def __init__(
-        self, handler: Any, *, header_timeout_s: Callable[[], float], **options: Any
+        self, handler: Handler, *, header_timeout_s: Callable[[], float], **options: Any
     ) -> None:
-        super().__init__(handler, **options)
+        super().__init__(cast("Any", handler), **options)
+        self.handler = handler
         self.header_timeout_s = header_timeout_s
 
     def pre_shutdown(self) -> None:

@@ -15,7 +15,7 @@ from time import time
 from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from gateway import logs
 from gateway.alarms import Alarms
@@ -34,7 +34,7 @@ from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request, Result
 from gateway.outlet import CLOSED, Outlet, Written
 from gateway.pipeline import Run
-from gateway.protocol import SERVER
+from gateway.protocol import SERVER, Incoming
 from gateway.reading import Reading
 from gateway.relay import Relay
 from gateway.route import Route
@@ -98,9 +98,9 @@ class Gateway:
         hooks = HookCalls(self, self._reading, executions, wall=wall)
         self._actions |= self._kept.actions | hooks.actions
 
-    async def handle(self, request: web.BaseRequest) -> Written:
+    async def handle(self, request: Incoming) -> Written:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""
-        site, path = self._site, request.rel_url.raw_path
+        site, path = self._site, request.path
         exchange = Exchange(
             request,
             site,
