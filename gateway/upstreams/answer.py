@@ -66,18 +66,21 @@ class Answer:
     """
 
     __slots__ = (
-        "_channel", "_complete", "_feed", "_finished", "_held", "_held_bytes", "_paused",
-        "_raised", "_source", "_waiter", "error", "headers", "whole",
+        "_channel", "_feed", "_finished", "_held", "_held_bytes", "_paused",
+        "_raised", "_source", "_waiter", "ended", "error", "headers", "status", "whole",
     )  # fmt: skip
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, whole: bool = False) -> None:
         self._source = source
         self._channel: Channel | None = None
         #: The header fields, by name in lower case.
         self.headers = _NO_HEAD
+        #: The status, 0 until the head has come.
+        self.status = 0
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._complete = False
+        #: Whether nothing more will come of it.
+        self.ended = False
         #: What ended it, where that was not its own end.
         self.error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -87,23 +90,13 @@ class Answer:
         self._raised: Exception | None = None
         self._paused = False
         #: Whether it is read whole, so that much may be read at a time.
-        self.whole = False
-
-    @property
-    def status(self) -> int:
-        """The status, 0 until the head has come."""
-        return self.headers.status
+        self.whole = whole
 
     @property
     def content_type(self) -> str:
         """The media type without its parameters, in lower case; RFC 9110's where it has none."""
         value = self.headers.get("content-type").partition(";")[0].strip().lower()
         return value or "application/octet-stream"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self._complete or self.error is not None
 
     @property
     def unread(self) -> bool:
@@ -116,14 +109,15 @@ class Answer:
         Raises:
             UpstreamFailed: it is longer, breaks off, or cannot be inflated.
         """
-        if self._coding():
+        if self.headers.coding:
             return await self._read_inflated()
         self.whole = True
         if self._held_bytes > self._source.answer_bytes_max:
             self._end(self._too_long())
-        self.resume()
-        while not self.ended:
-            await self.wait()
+        if not self.ended:
+            self.resume()
+            while not self.ended:
+                await self.wait()
         self.raise_failure()
         return self._take()
 
@@ -133,7 +127,7 @@ class Answer:
         Raises:
             UpstreamFailed: it breaks off, or cannot be inflated; what came before is given first.
         """
-        coding = self._coding()
+        coding = self.headers.coding
         try:
             inflater = Inflater(coding) if coding else None
             while self._held or not self.ended:
@@ -165,7 +159,7 @@ class Answer:
         Raises:
             UpstreamFailed: as ``pieces``.
         """
-        if self._coding():
+        if self.headers.coding:
             await self._relay_inflated(feed)
             return
         self._read_on()
@@ -229,6 +223,15 @@ class Answer:
         """The request goes out on ``channel``."""
         self._channel = channel
 
+    def begun(self, head: Head) -> None:
+        """Its head has."""
+        self.headers = head
+        self.status = head.status
+        if self.whole and head.status == 200 and not head.coding:
+            return  # whoever waits for the whole of it has nothing to do before that is there
+        self.whole = False
+        self.wake()
+
     def arrived(self, data: bytes) -> None:
         """Some of the body has."""
         if self._feed is not None:
@@ -250,12 +253,13 @@ class Answer:
 
     def completed(self) -> None:
         """The answer has all come; its connection may serve others from here on."""
-        self._complete = True
+        self.ended = True
         self._channel = None
 
     def failed(self, error: Exception) -> None:
         """The connection ended before the answer did."""
         self.error = error
+        self.ended = True
         self._channel = None
         self.wake()
 
@@ -290,11 +294,6 @@ class Answer:
         it may be paused from one ``relay`` to the next."""
         if self._channel is not None and not self._paused:
             self._channel.resume()
-
-    def _coding(self) -> str:
-        """How it is compressed; empty where it is not."""
-        coding = self.headers.get("content-encoding")
-        return "" if coding.lower() == "identity" else coding.lower()
 
     def _take(self) -> bytes:
         held = self._held

@@ -29,10 +29,15 @@ class NotHttp(ValueError):
 class Head:
     """An answer's status and header fields."""
 
-    __slots__ = ("_fields", "keep_alive", "status")
+    __slots__ = ("_fields", "coding", "keep_alive", "status")
 
     def __init__(self, status: int, fields: dict[bytes, bytes], *, keep_alive: bool) -> None:
         self.status = status
+        #: How the body is compressed, in lower case; empty where it is not.
+        self.coding = ""
+        if b"content-encoding" in fields:
+            coding = fields[b"content-encoding"].decode("utf-8", "replace").strip(" \t").lower()
+            self.coding = "" if coding == "identity" else coding
         #: Whether the connection may carry another exchange after this one.
         self.keep_alive = keep_alive
         self._fields = fields
@@ -96,13 +101,15 @@ class AnswerParser:
         if self.complete:
             self.surplus |= bool(bytes(data).strip(b"\r\n"))
         elif self.head is None:
-            room = HEAD_BYTES_MAX - self._head_bytes
-            self._head_bytes += len(data)
-            self._execute(data if len(data) <= room else data[:room])
-            if len(data) > room:
-                if self.head is None:
-                    raise NotHttp(f"its head is longer than {HEAD_BYTES_MAX} bytes")
-                self.feed(data[room:])
+            length, room = len(data), HEAD_BYTES_MAX - self._head_bytes
+            self._head_bytes += length
+            if length <= room:
+                self._execute(data)
+                return
+            self._execute(data[:room])
+            if self.head is None:
+                raise NotHttp(f"its head is longer than {HEAD_BYTES_MAX} bytes")
+            self.feed(data[room:])
         else:
             self._execute(data)
             if self._pieces:

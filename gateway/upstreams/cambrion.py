@@ -54,6 +54,7 @@ class CambrionUpstream:
             request_id=request.request_id,
             connect_s=call.connect_s,
             headers=request.headers,
+            whole=True,
         ) as answer:
             text = await answer.read()
         if len(text) < _LARGE_BYTES:

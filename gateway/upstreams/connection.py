@@ -62,7 +62,8 @@ class Connection(asyncio.BufferedProtocol):
         self, answer: Answer, head: bytes, pieces: Iterable[bytes | memoryview] | None
     ) -> None:
         """Send a request; return once the head of its answer has come, which may be before all of
-        the request is sent. ``pieces`` are of a body that is not within ``head``.
+        the request is sent, or, if it is wanted whole, all of it. ``pieces`` are of a body that is
+        not within ``head``.
 
         Raises:
             Broken, NotHttp: the connection is closed. So it is where this is cancelled.
@@ -139,8 +140,7 @@ class Connection(asyncio.BufferedProtocol):
             failure = error
         head = parser.head
         if head is not None and not answer.status:
-            answer.headers = head
-            answer.wake()
+            answer.begun(head)
         data = parser.take()
         if parser.complete:
             # Before its last bytes are handed on: whoever has them may be done with it.

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -73,12 +74,14 @@ class HttpApi:
         connect_s: float,
         accept: str = "application/json",
         headers: Mapping[str, str] = _NO_HEADERS,
+        whole: bool = False,
     ) -> Answer:
         """Send a request with a body; the answer, whose status is 200, once its head has come.
 
         The caller closes it. ``headers`` are those of the client that go along, by name in lower
         case. ``connect_s`` bounds the time to get a connection; cancelling bounds all the rest, and
-        closes the connection.
+        closes the connection. ``whole``: it will be read whole, and once it has begun may be waited
+        for to its end.
 
         Raises:
             UpstreamFailed, UpstreamTimeout: for everything that can go wrong, from the name that
@@ -95,21 +98,36 @@ class HttpApi:
             headers=headers,
         )
         if length <= SMALL_BYTES:
-            return await self._call(body.after(head), None, connect_s)
-        return await self._call(head, body, connect_s)
+            return await self._call(body.after(head), None, connect_s, whole)
+        return await self._call(head, body, connect_s, whole)
 
     async def get(self, path: str, *, request_id: str, connect_s: float) -> Answer:
         """As ``post``, without a body."""
         head = self._heads.get(path, request_id=request_id)
-        return await self._call(head, None, connect_s)
+        return await self._call(head, None, connect_s, whole=False)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.close()
 
-    async def _call(self, head: bytes, body: Body | None, connect_s: float) -> Answer:
+    async def _call(self, head: bytes, body: Body | None, connect_s: float, whole: bool) -> Answer:
+        """Send the request. Where a connection that had been kept open turns out, soon, to be
+        closed, and nothing of an answer has arrived, it is sent once more, on a new one: where one
+        has gone stale, others may have, too."""
+        answer = Answer(self, whole=whole)
+        connection = self._pool.take()
+        began = monotonic()
         try:
-            answer = await self._send(head, body, connect_s)
+            try:
+                if connection is None:
+                    answer = await self._on_new(head, body, connect_s, whole)
+                else:
+                    pieces = None if body is None else body.pieces()
+                    await connection.exchange(answer, head, pieces)
+            except Broken as error:
+                if connection is None or error.received or monotonic() - began > _STALE_S:
+                    raise
+                answer = await self._on_new(head, body, connect_s, whole)
         except (OSError, UnicodeError, NotHttp, Broken) as error:
             raise self._translated(error, connect_s) from error
         if answer.status == 200:
@@ -117,24 +135,12 @@ class HttpApi:
         with answer:
             raise await self._refusal(answer)
 
-    async def _send(self, head: bytes, body: Body | None, connect_s: float) -> Answer:
-        """Send the request. Where a connection that had been kept open turns out, soon, to be
-        closed, and nothing of an answer has arrived, it is sent once more, on a new one: where one
-        has gone stale, others may have, too."""
-        connection = self._pool.take()
-        if connection is not None:
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            try:
-                answer = Answer(self)
-                await connection.exchange(answer, head, None if body is None else body.pieces())
-                return answer
-            except Broken as error:
-                if error.received or clock() - began > _STALE_S:
-                    raise
+    async def _on_new(
+        self, head: bytes, body: Body | None, connect_s: float, whole: bool
+    ) -> Answer:
         async with asyncio.timeout(connect_s):
             connection = await self._pool.connect()
-        answer = Answer(self)
+        answer = Answer(self, whole=whole)
         await connection.exchange(answer, head, None if body is None else body.pieces())
         return answer
 
