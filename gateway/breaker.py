@@ -42,12 +42,13 @@ class Window:
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one call that ended at ``now``."""
-        self.forget(now)
-        step = int(now / self._step_s)
-        if not self._buckets or self._buckets[-1][0] != step:
-            self._buckets.append([step, 0, 0])
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += failed
+        step, buckets = int(now / self._step_s), self._buckets
+        if not buckets or buckets[-1][0] != step:
+            self.forget(now)
+            buckets.append([step, 0, 0])
+        bucket = buckets[-1]
+        bucket[1] += 1
+        bucket[2] += failed
         self.calls += 1
         self.failures += failed
 

@@ -6,10 +6,8 @@ Does not know: how it is answered.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from msgspec import Struct
 
@@ -46,7 +44,7 @@ class _Line(Struct, omit_defaults=True):
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and its answer. ``task`` is the one that answers."""
+    """One request and its answer."""
 
     request: Incoming
     site: Site
@@ -54,7 +52,6 @@ class Exchange:
     began: float
     dialect: Dialect
     outlet: Outlet
-    task: asyncio.Task[Any]
     mode: Mode = Mode.OTHER
     pipeline: str = UNNAMED
     upstream: str | None = None
@@ -85,13 +82,13 @@ class Exchange:
         if self.outcome is not Outcome.SHUT_DOWN:
             self.fail(error)
             self._ending = error
-            self.task.cancel()
+            self.request.task.cancel()
 
     def ended(self) -> GatewayError | None:
         """The error that it was ended with, where that is why the task was cancelled; only then
         the task may go on. ``None`` where its client has gone."""
         error, self._ending = self._ending, None
-        return None if error is None or self.task.uncancel() else error
+        return None if error is None or self.request.task.uncancel() else error
 
     def account(self, metrics: Metrics, now: float) -> None:
         """Count it and log its line, once, whatever way it ended. ``now`` is loop time, seconds."""

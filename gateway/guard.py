@@ -123,13 +123,8 @@ class Guard:
 
     async def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Event:
         """As ``stream``, for a call that is not streamed: its one event."""
-
-        async def once(attempt: Attempt) -> Event:
-            event = await self.upstream.call(call)
-            attempt.heard(event)
-            return event
-
-        return await self._attempts(once, deadlines, fate)
+        event = await self._attempts(lambda _: self.upstream.call(call), deadlines, fate)
+        return cast("Event", event)
 
     def relay(
         self, upstream: Pushing, call: Call, deadlines: Deadlines, receiver: Receiver
@@ -144,9 +139,10 @@ class Guard:
         )
 
     async def _attempts(
-        self, once: Callable[[Attempt], Awaitable[T]], deadlines: Deadlines, fate: Fate
-    ) -> T:
-        """``once``, and once more where that is safe, as ``stream`` has it."""
+        self, once: Callable[[Attempt], Awaitable[Event | None]], deadlines: Deadlines, fate: Fate
+    ) -> Event | None:
+        """``once``, and once more where that is safe, as ``stream`` has it. Gives the event that it
+        gives, if it does."""
         failure: GatewayError | None = None
         by = float("inf")
         budget = self._budget.begin()
@@ -162,7 +158,10 @@ class Guard:
                     with attempt:
                         watch.begin()
                         try:
-                            return await once(attempt)
+                            event = await once(attempt)
+                            if event is not None:
+                                attempt.heard(event)
+                            return event
                         except asyncio.CancelledError as error:
                             if watch.ran_out():
                                 raise watch.timeout() from error

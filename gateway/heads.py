@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs
+from multidict import istr
 
 from gateway.errors import RequestRejected
 from gateway.protocol import Incoming
 
+#: In a spelling that headers are found by without being changed first.
+_X_REQUEST_ID: Final = istr("X-Request-Id")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 
 
 def request_id(headers: Mapping[str, str]) -> str:
     """The ID that the caller gave, if it can be one, else a new one."""
-    given = headers.get("X-Request-Id")
+    given = headers.get(_X_REQUEST_ID)
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return os.urandom(16).hex()

@@ -14,10 +14,14 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
 
+from multidict import istr
+
 from gateway.errors import Code, RequestRejected
 from gateway.sections import KeyConfig
 
-_HEADERS: Final = ("X-API-Key", "Api-Key")
+# In a spelling that headers are found by without being changed first.
+_HEADERS: Final = (istr("X-API-Key"), istr("Api-Key"))
+_AUTHORIZATION: Final = istr("Authorization")
 _BEARER: Final = "bearer "
 #: Which pipelines which patterns open is asked again and again. So much of it is kept, and nothing
 #: of longer names.
@@ -88,9 +92,10 @@ class Keyring:
 
 def _given_key(headers: Mapping[str, str]) -> str | None:
     for name in _HEADERS:
-        if given := headers.get(name, "").strip():
+        given = headers.get(name)
+        if given and (given := given.strip()):
             return given
-    authorization = headers.get("Authorization", "")
+    authorization = headers.get(_AUTHORIZATION, "")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip()
     return None

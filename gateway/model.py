@@ -157,6 +157,8 @@ Event = LayerStarted | Delta | LayerFinished | ObservationReady | Frames | RawEv
 def is_content(event: Event) -> bool:
     """Whether ``event`` brings something of what was asked for, rather than news of the run. A last
     piece without text does not: how its layer ended may follow it."""
+    if isinstance(event, ObservationReady):
+        return True
     match event:
         case LayerStarted():
             return False

@@ -22,7 +22,7 @@ from time import time
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion11
 
 from gateway.protocol import Connection, Incoming
 
@@ -31,14 +31,11 @@ _LOOKS: Final = 4
 _RESET: Final = struct.pack("ii", 1, 0)
 #: Heads and bodies up to this size are joined: one copy costs less than a second write.
 _JOINED_BYTES: Final = 64 * 1024
-#: The first line of each status that there is, by protocol version; 1.0 has only those it needs.
-_LINES: Final = {
-    version: {
-        status.value: f"HTTP/{version.major}.{version.minor} {status.value} {status.phrase}\r\n"
-        for status in HTTPStatus
-    }
-    for version in (HttpVersion10, HttpVersion11)
-}
+#: The first line of each status that there is, for clients of HTTP/1.1 and for those of 1.0.
+_LINES, _LINES_1_0 = [
+    {status.value: f"HTTP/{version} {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+    for version in ("1.1", "1.0")
+]
 
 
 class Written:
@@ -92,7 +89,6 @@ class Outlet:
         "_chunked",
         "_freed",
         "_left",
-        "_loop",
         "_protocol",
         "_request",
         "_since",
@@ -106,11 +102,10 @@ class Outlet:
         self._request = request
         self._protocol = request.protocol
         self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._freed: Callable[[], None] | None = None
-        self._left = 0
-        self._since = 0.0
+        self._left: int  # these two are set while the client is waited for
+        self._since: float
         self._chunked = False
         #: Whether the answer's end is its connection's.
         self.closing = not request.keep_alive
@@ -187,14 +182,12 @@ class Outlet:
             self._write(b"0\r\n\r\n")
 
     def _head(self, status: int, fields: str) -> bytes:
-        version = self._request.version
-        line = _LINES[HttpVersion11 if version >= HttpVersion11 else HttpVersion10][status]
-        connection = ""
+        lines, connection = _LINES, ""
+        if self._request.version < HttpVersion11:
+            lines, connection = _LINES_1_0, "Connection: keep-alive\r\n"
         if self.closing:
             connection = "Connection: close\r\n"
-        elif version < HttpVersion11:
-            connection = "Connection: keep-alive\r\n"
-        return f"{line}{fields}{connection}Date: {_date()}\r\n\r\n".encode()
+        return f"{lines[status]}{fields}{connection}Date: {_date()}\r\n\r\n".encode()
 
     def _write(self, data: bytes) -> None:
         transport = self._protocol.transport
@@ -263,9 +256,9 @@ class Outlet:
             transport.abort()
 
     def _watch(self) -> None:
-        self._left = -1
-        self._since = self._loop.time()
-        self._timer = self._loop.call_later(self._timeout_s / _LOOKS, self._look)
+        loop = asyncio.get_running_loop()
+        self._left, self._since = -1, loop.time()
+        self._timer = loop.call_later(self._timeout_s / _LOOKS, self._look)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -273,7 +266,8 @@ class Outlet:
             self._timer = None
 
     def _look(self) -> None:
-        now, left = self._loop.time(), self._untaken()
+        loop = asyncio.get_running_loop()
+        now, left = loop.time(), self._untaken()
         # Nothing is written meanwhile, so what has changed was taken: however slow, it is alive.
         if left != self._left:
             self._left, self._since = left, now
@@ -281,4 +275,4 @@ class Outlet:
             self.dropped = f"the client read nothing for {self._timeout_s:g} s"
             self.drop()
             return
-        self._timer = self._loop.call_later(self._timeout_s / _LOOKS, self._look)
+        self._timer = loop.call_later(self._timeout_s / _LOOKS, self._look)

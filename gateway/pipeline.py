@@ -44,8 +44,6 @@ from gateway.services import Services
 from gateway.sse import Decoder
 from gateway.upstreams.base import Call
 
-#: executeSync ends after this many seconds where its route sets no ``total_s``.
-EXECUTE_TOTAL_S: Final = 30.0
 _EXECUTE_MODES: Final = (Mode.EXECUTE, Mode.EXECUTE_JSON, Mode.EXECUTE_TRANSFORM)
 
 
@@ -87,7 +85,11 @@ class Run:
             "key": self.request.key,
         }
         self._mapper = Mapper(self.route, bindings, self.services.metrics)
-        self._deadlines = self._limits()
+        self._deadlines = self.route.limits(
+            self.services.clock(),
+            stream=self.request.stream,
+            execute=self.mode in _EXECUTE_MODES,
+        )
 
     async def stream(self, dialect: Dialect) -> AsyncGenerator[Event]:
         """The events to send to a caller of ``dialect``, as they happen.
@@ -365,20 +367,6 @@ class Run:
     def _responses(self) -> tuple[ActorResponse, ...]:
         """What the actors of the current layer have said, in the order of the configuration."""
         return tuple(actor.response for actor in self._actors)
-
-    def _limits(self) -> Deadlines:
-        """The run's limits. A call that is not streamed has one event, its whole answer, so where
-        the route says how long that may take, this alone counts."""
-        timeouts = self.route.config.timeouts
-        first_event_s, key = timeouts.first_event_s, "total_s"
-        if self.request.stream:
-            total_s, key = timeouts.stream_total_s, "stream_total_s"
-        elif timeouts.total_s is not None:
-            total_s = first_event_s = timeouts.total_s
-        else:
-            total_s = EXECUTE_TOTAL_S if self.mode in _EXECUTE_MODES else None
-        ends_at = None if total_s is None else self.services.clock() + total_s
-        return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s, key)
 
     def _to_send(self, event: Event) -> Sequence[Event]:
         """The event, or what the route's ``event`` transform makes of it."""

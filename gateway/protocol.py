@@ -42,11 +42,15 @@ class Incoming:
     """
 
     __slots__ = (
-        "_url", "content", "headers", "keep_alive", "method", "path", "protocol", "version",
+        "_url", "content", "headers", "keep_alive", "method", "path", "protocol", "task", "version",
     )  # fmt: skip
 
     def __init__(
-        self, message: RawRequestMessage, content: StreamReader, protocol: Connection
+        self,
+        message: RawRequestMessage,
+        content: StreamReader,
+        protocol: Connection,
+        task: asyncio.Task[Any],
     ) -> None:
         self._url = message.url
         self.method = message.method
@@ -58,6 +62,8 @@ class Incoming:
         self.keep_alive = not message.should_close
         self.content = content
         self.protocol = protocol
+        #: The one that answers it.
+        self.task = task
 
     @property
     def query(self) -> MultiMapping[str]:
@@ -163,7 +169,7 @@ class Connection(RequestHandler):
         stay aiohttp's, and so does the answer to what is not HTTP.
         """
         server, messages = self._server, self._messages
-        handler = server.handler
+        handler, task = server.handler, cast("asyncio.Task[Any]", asyncio.current_task())
         while not self._force_close:
             if not messages:
                 self._waiter = self._loop.create_future()
@@ -178,9 +184,9 @@ class Connection(RequestHandler):
                 self._resume_reading_if_drained()
             server.requests_count += 1
             if not isinstance(message, RawRequestMessage):
-                await self._refuse(message, body)
+                await self._refuse(message, body, task)
                 break
-            incoming = Incoming(message, body, self)
+            incoming = Incoming(message, body, self, task)
             self._current_request = cast("Any", incoming)
             self._request_in_progress = True
             try:
@@ -206,9 +212,8 @@ class Connection(RequestHandler):
             if self.transport is not None:
                 self.transport.close()
 
-    async def _refuse(self, fault: Any, body: StreamReader) -> None:
+    async def _refuse(self, fault: Any, body: StreamReader, task: asyncio.Task[Any]) -> None:
         """Answer, as aiohttp does, what is not HTTP. The connection is of no more use."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
         request = self._server.request_factory(
             ERROR, body, self, StreamWriter(self, self._loop), task
         )

@@ -1,6 +1,7 @@
 """A configured pipeline, ready to run: its layers of actors, and where each actor can run.
 
-Owns: the structure that a run walks through, and what can be told of a pipeline without running it.
+Owns: the structure that a run walks through, its limits, and what can be told of a pipeline without
+running it.
 Does not know: requests, events, dialects.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gateway.compiled import CompiledActor, CompiledPipeline
-from gateway.guard import Guard
+from gateway.guard import Deadlines, Guard
 from gateway.measured import Measured
 from gateway.pipeline_sections import ActorSection, PipelineConfig, Policy
 from gateway.upstreams.base import Piecemeal, Pushing, Upstream
+
+#: executeSync ends after this many seconds where its route sets no ``total_s``.
+EXECUTE_TOTAL_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Route:
     pushing: Pushing | None
     #: Whether it is one actor, named as the pipeline.
     plain: bool
+    #: Whether a plain executeSync is one call, with nothing to make or change before or after it.
+    direct: bool
     #: The names of all upstreams that it can run on, each once, as the log has them.
     upstreams: str
 
@@ -79,6 +85,21 @@ class Route:
         if self.piecemeal is not None:
             return self.piecemeal.answers_once(self.layers[0].actors[0].targets[0].pipeline)
         return self.only is not None
+
+    def limits(self, now: float, *, stream: bool, execute: bool) -> Deadlines:
+        """The limits of a run that begins ``now``, loop time. A call that is not streamed has one
+        event, its whole answer, so where the route says how long that may take, this alone counts.
+        """
+        timeouts = self.config.timeouts
+        first_event_s, key = timeouts.first_event_s, "total_s"
+        if stream:
+            total_s, key = timeouts.stream_total_s, "stream_total_s"
+        elif timeouts.total_s is not None:
+            total_s = first_event_s = timeouts.total_s
+        else:
+            total_s = EXECUTE_TOTAL_S if execute else None
+        ends_at = None if total_s is None else now + total_s
+        return Deadlines(first_event_s, timeouts.idle_s, ends_at, total_s, key)
 
     def targets(self) -> Iterator[Target]:
         """Where its actors can run, in the order of the file."""
@@ -177,6 +198,8 @@ def build_routes(
         if not section.layers and len(targets) == 1:
             only = targets[0].guard.upstream
         pushing = only if isinstance(only, Pushing) and only.layered else None
+        own = transforms[name]
+        changed = (own.request, own.observation, section.mappings.request_to_cambrion)
         names = (
             target.guard.name
             for layer in made
@@ -187,11 +210,12 @@ def build_routes(
             name,
             section,
             made,
-            transforms[name],
+            own,
             only=only,
             piecemeal=only if isinstance(only, Piecemeal) else None,
             pushing=pushing,
             plain=not section.layers,
+            direct=only is not None and only.kind == "cambrion" and not any(changed),
             upstreams=", ".join(dict.fromkeys(names)),
         )
 

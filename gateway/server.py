@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from math import ceil
 from time import time
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from aiohttp import hdrs
 
-from gateway import logs
+from gateway import direct, logs
 from gateway.alarms import Alarms
 from gateway.answering import JSON, Action
 from gateway.dialects import cambrion, pupau
@@ -108,7 +108,6 @@ class Gateway:
             self._clock(),
             dialect_of(path),
             Outlet(request, site.server.write_timeout_s),
-            cast("asyncio.Task[Any]", asyncio.current_task()),
         )
         site.users += 1
         self._running.add(exchange)
@@ -229,6 +228,10 @@ class Gateway:
         request = await self._reading.execute(exchange, target, caller, stream=stream)
         if self._kept is not None:
             return await self._kept.execute(exchange, route, caller, request)
+        if route.direct and exchange.mode is Mode.EXECUTE:
+            services = exchange.site.services
+            result = await direct.execute(route, request, services, exchange.waited)
+            return await self.send_result(exchange, result)
         return await self.run(exchange, self.new_run(exchange, route, request))
 
     def new_run(self, exchange: Exchange, route: Route, request: Request) -> Run:
