@@ -37,6 +37,8 @@ from gateway.upstreams.base import Call, Pushing, Upstream
 __all__ = ["Deadlines", "Fate", "Guard"]
 
 T = TypeVar("T")
+#: What an attempt gives: its one event, or nothing.
+E = TypeVar("E", bound=Event | None)
 
 #: When to come back is not known where a queue is full; soon, for calls are short.
 _RETRY_AFTER_S: Final = 1.0
@@ -121,10 +123,9 @@ class Guard:
             budget.end()
             failure = None  # its traceback holds this frame
 
-    async def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Event:
+    def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Awaitable[Event]:
         """As ``stream``, for a call that is not streamed: its one event."""
-        event = await self._attempts(lambda _: self.upstream.call(call), deadlines, fate)
-        return cast("Event", event)
+        return self._attempts(lambda _: self.upstream.call(call), deadlines, fate)
 
     def relay(
         self, upstream: Pushing, call: Call, deadlines: Deadlines, receiver: Receiver
@@ -139,8 +140,8 @@ class Guard:
         )
 
     async def _attempts(
-        self, once: Callable[[Attempt], Awaitable[Event | None]], deadlines: Deadlines, fate: Fate
-    ) -> Event | None:
+        self, once: Callable[[Attempt], Awaitable[E]], deadlines: Deadlines, fate: Fate
+    ) -> E:
         """``once``, and once more where that is safe, as ``stream`` has it. Gives the event that it
         gives, if it does."""
         failure: GatewayError | None = None

@@ -271,14 +271,17 @@ class Answer:
 
     async def wait(self) -> None:
         """Until there is something new. Cancelled, it ends the connection."""
-        self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._waiter
+            await self.news()
         except BaseException:
             self.close()
             raise
-        finally:
-            self._waiter = None
+
+    def news(self) -> asyncio.Future[None]:
+        """Done when there is something new. Where the wait for it is cancelled, ``close`` is to be
+        called."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
 
     def raise_failure(self) -> None:
         """Raise what ended the answer, where that was not its own end."""

@@ -74,16 +74,16 @@ class Connection(asyncio.BufferedProtocol):
         self._answer = answer
         answer.opened(self)
         self._transport.write(head)
-        if pieces is not None:
-            try:
+        try:
+            if pieces is not None:
                 await self._send(answer, pieces)
-            except BaseException:
-                answer.close()
-                raise
-        while not answer.status:
-            if answer.error is not None:
-                raise answer.error
-            await answer.wait()
+            while not answer.status:
+                if answer.error is not None:
+                    raise answer.error
+                await answer.news()
+        except BaseException:
+            answer.close()
+            raise
 
     async def _send(self, answer: Answer, pieces: Iterable[bytes | memoryview]) -> None:
         """Send the body, piece by piece; what is left of it is not sent once there is an answer.

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
 from time import monotonic
@@ -65,7 +65,7 @@ class HttpApi:
         self._heads = Heads(origin, key_header=key_header, key=key)
         self._pool = Pool(origin, tls)
 
-    async def post(
+    def post(
         self,
         path: str,
         body: Body,
@@ -75,7 +75,7 @@ class HttpApi:
         accept: str = "application/json",
         headers: Mapping[str, str] = _NO_HEADERS,
         whole: bool = False,
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         """Send a request with a body; the answer, whose status is 200, once its head has come.
 
         The caller closes it. ``headers`` are those of the client that go along, by name in lower
@@ -98,8 +98,8 @@ class HttpApi:
             headers=headers,
         )
         if length <= SMALL_BYTES:
-            return await self._call(body.after(head), None, connect_s, whole)
-        return await self._call(head, body, connect_s, whole)
+            return self._call(body.after(head), None, connect_s, whole)
+        return self._call(head, body, connect_s, whole)
 
     async def get(self, path: str, *, request_id: str, connect_s: float) -> Answer:
         """As ``post``, without a body."""
