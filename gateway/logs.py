@@ -12,7 +12,7 @@ import logging
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from time import time
+from time import time_ns
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -71,24 +71,25 @@ class _Lines:
         self._encode = msgspec.json.Encoder().encode
         self._held: list[bytes] = []
         self._held_bytes = 0
+        #: How each line begins that is added within the same millisecond, and which that is.
+        self._begin = b""
+        self._now_ms = 0
         self._second = 0
         self._prefix = b""
         self._failing = False
 
     def add(self, fields: msgspec.Struct) -> None:
         """One line, to be written within ``_WITHIN_S``."""
-        now = time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            moment = datetime.fromtimestamp(second, UTC)
-            self._prefix = f'{{"time":"{moment:%Y-%m-%dT%H:%M:%S}.'.encode()
-        line = b"%b%03d+00:00%b%b\n" % (
-            self._prefix,
-            int((now - second) * 1000),
-            self._head,
-            self._encode(fields)[1:],
-        )
+        now_ms = time_ns() // 1_000_000
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            second, ms = divmod(now_ms, 1000)
+            if second != self._second:
+                self._second = second
+                moment = datetime.fromtimestamp(second, UTC)
+                self._prefix = f'{{"time":"{moment:%Y-%m-%dT%H:%M:%S}.'.encode()
+            self._begin = b"%b%03d+00:00%b" % (self._prefix, ms, self._head)
+        line = b"%b%b\n" % (self._begin, self._encode(fields)[1:])
         if self._worker is not None and len(line) > _PIPE_BYTES:
             self._divide(msgspec.json.decode(line))
             return

@@ -8,7 +8,8 @@ Does not know: what becomes of a request, how anything is answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from gateway.body import Pace, arrived, read_body, read_form, read_json
@@ -23,6 +24,7 @@ from gateway.routing import Target
 
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -94,19 +96,15 @@ class Reading:
         return await asyncio.to_thread(parse, body)
 
     def _origin(self, exchange: Exchange, target: Target, caller: Caller, stream: bool) -> Origin:
-        given = exchange.request.headers
-        headers: dict[str, str] = {}
-        for name in exchange.site.server.forward_headers:
-            if name in given and name not in connection_headers(given):
-                headers[name] = given[name].encode("utf-8", "replace").decode()
-        return Origin(
-            pipeline=target.pipeline,
-            request_id=exchange.request_id,
-            stream=stream,
-            media_max=exchange.site.bounds.media_max,
-            headers=headers,
-            key=caller.name,
-            keeps=self.keeps,
+        forwarded = exchange.site.server.forward_headers
+        return Origin(  # in the order of its fields, which msgspec takes much faster than by name
+            target.pipeline,
+            exchange.request_id,
+            stream,
+            exchange.site.bounds.media_max,
+            _forwarded(exchange.request.headers, forwarded) if forwarded else _NO_HEADERS,
+            caller.name,
+            self.keeps,
         )
 
     async def _read_body(self, exchange: Exchange, read: Callable[..., Awaitable[T]]) -> T:
@@ -121,6 +119,15 @@ class Reading:
             return await reading
         finally:
             exchange.waited.client_s += self._clock() - began
+
+
+def _forwarded(given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The headers of these ``names`` that go along to the upstream."""
+    return {
+        name: given[name].encode("utf-8", "replace").decode()
+        for name in names
+        if name in given and name not in connection_headers(given)
+    }
 
 
 def _pace(exchange: Exchange) -> Pace:
