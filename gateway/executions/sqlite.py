@@ -52,7 +52,11 @@ class SqliteStore:
     def __init__(self, path: Path, *, busy_s: float = 3.0) -> None:
         connect = partial(connected, path, busy_s=busy_s)
         self._writer = Writer(
-            "executions: writing", partial(connect, writes=True), runs.worth_claiming, self._news
+            "executions: writing",
+            partial(connect, writes=True),
+            busy_s,
+            runs.worth_claiming,
+            self._news,
         )
         self._reader = Reader("executions: reading", partial(connect, writes=False))
         self._followers: dict[Key, set[_Follower]] = {}

@@ -31,7 +31,9 @@ _VERSION: Final = 1
 _SQLITE_MIN: Final = (3, 24, 0)
 #: What the write-ahead log may leave on the disk when it begins anew.
 _LOG_BYTES: Final = 64 * 1024 * 1024
-_AGAIN_S: Final = 0.05
+#: How often to try whether another process has ended its writing. SQLite itself waits longer and
+#: longer, and so the longest for whom it let wait the longest.
+_AGAIN_S: Final = 0.0005
 
 _SCHEMA: Final = """
 CREATE TABLE executions (
@@ -151,6 +153,7 @@ def connected(path: Path, *, busy_s: float, writes: bool) -> sqlite3.Connection:
         _set_up(connection, busy_s)
         if writes:
             _make_tables(connection, path)
+            connection.execute("PRAGMA busy_timeout = 0")  # ``begin`` waits
         else:
             connection.execute("PRAGMA query_only = ON")
     except (sqlite3.Error, OSError) as error:
@@ -170,18 +173,28 @@ def _set_up(connection: sqlite3.Connection, busy_s: float) -> None:
     # What a rolled-back savepoint saves must not go to a file of its own, which nobody overwrites.
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA secure_delete = ON")
+    # SQLite itself does not wait here for others that are doing the same.
+    _patiently(connection, "PRAGMA journal_mode = WAL", busy_s)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+
+
+def begin(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Begin to write, as soon as no other process does."""
+    _patiently(connection, "BEGIN IMMEDIATE", busy_s)
+
+
+def _patiently(connection: sqlite3.Connection, statement: str, busy_s: float) -> None:
     give_up_at = monotonic() + busy_s
     while True:
         try:
-            # SQLite itself does not wait here for others that are doing the same.
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
+            connection.execute(statement).fetchall()
         except sqlite3.OperationalError as error:
-            if not _is(error, sqlite3.SQLITE_BUSY) or monotonic() > give_up_at:
+            if not locked(error) or monotonic() > give_up_at:
                 raise
             sleep(_AGAIN_S)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        else:
+            return
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:

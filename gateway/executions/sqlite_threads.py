@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from gateway.errors import StoreFailed
 from gateway.executions.records import Key
-from gateway.executions.sqlite_file import locked, translated
+from gateway.executions.sqlite_file import begin, locked, translated
 
 #: How often another process' writing is looked for, seconds.
 _LOOK_S: Final = 0.05
@@ -32,7 +32,7 @@ _LOOK_S: Final = 0.05
 #: after the removal where the calls do not end; seconds.
 _IDLE_S: Final = 1.0
 _ERASE_S: Final = 10.0
-#: How long emptying the log may wait for others; it is tried again anyway.
+#: How long emptying the log may wait for others, which wait as long; it is tried again anyway.
 _ERASE_BUSY_MS: Final = 20
 _WRITES: Final = 256
 _READS: Final = 16
@@ -180,6 +180,7 @@ class Writer(_Thread):
     """The thread that writes.
 
     Args:
+        busy_s: how long to wait for another process that is writing, seconds.
         worth: whether calls that wait may be answered now.
         news: called in the loop with the executions that were touched; with None where another
             process has written, who knows what.
@@ -189,10 +190,12 @@ class Writer(_Thread):
         self,
         name: str,
         connect: Callable[[], sqlite3.Connection],
+        busy_s: float,
         worth: Read[bool],
         news: Callable[[set[Key] | None], None],
     ) -> None:
         super().__init__(name, connect)
+        self._busy_s = busy_s
         self._worth = worth
         self._news = news
         self._waiting: list[_Call] = []
@@ -260,7 +263,7 @@ class Writer(_Thread):
         """Do all of it as one transaction, and with it what that lets calls that wait do."""
         transaction = Transaction(db)
         try:
-            db.execute("BEGIN IMMEDIATE")
+            begin(db, self._busy_s)
             wanted = [call for call in calls if not call.answer.cancelled()]
             outcomes = [_written(transaction, call) for call in wanted]
             outcomes += self._answered(transaction)
@@ -347,12 +350,10 @@ class Writer(_Thread):
             return
         busy = True
         with suppress(sqlite3.Error):
-            [patience_ms] = db.execute("PRAGMA busy_timeout").fetchone()
             db.execute(f"PRAGMA busy_timeout = {_ERASE_BUSY_MS}").fetchall()
-            try:
-                [busy, _, _] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {patience_ms}").fetchall()
+            [busy, _, _] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with suppress(sqlite3.Error):
+            db.execute("PRAGMA busy_timeout = 0").fetchall()
         self._erase_at = now + _ERASE_S if busy else None
         self._asked_at = now  # if it has to be tried again, then not at once
 
