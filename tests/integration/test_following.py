@@ -7,11 +7,15 @@ import json
 from contextlib import aclosing
 from typing import Any
 
-from gateway.calling import Place
-from gateway.executions.records import BEGINNING, EventId, event_id
-from gateway.following import Back, Broken, Ended, News, Told, follow
+from gateway.calling import Place, Question
+from gateway.executions.records import BEGINNING, EventId, Status, event_id
+from gateway.following import Back, Broken, Ended, Missed, News, Told, follow
+from gateway.managing import queue
 from gateway.sse import encode
+from tests.support.faultproxy import Act, Fault, fault_proxy
 from tests.support.remote import Peer, Seen, remote
+from tests.support.running import gateway
+from tests.support.scripts import EVENTS
 from tests.support.timing import patience
 
 LOG = [
@@ -21,9 +25,10 @@ LOG = [
 ]
 
 
-async def followed(url: str, **options: Any) -> list[News]:
-    """All that is told of the execution ``e``."""
-    async with patience(), aclosing(follow(Place(url), "e", give_up_s=60, **options)) as news:
+async def followed(url: str, execution_id: str = "e", **options: Any) -> list[News]:
+    """All that is told of an execution."""
+    following = follow(Place(url), execution_id, give_up_s=60, **options)
+    async with patience(), aclosing(following) as news:
         return [each async for each in news]
 
 
@@ -111,3 +116,38 @@ async def test_signs_of_life_keep_a_silent_execution_followed() -> None:
         news = await followed(upstream.url, silent_s=1.0)
     assert [each.id for each in news if isinstance(each, Told)] == [at for at, _ in LOG]
     assert not any(isinstance(each, Broken) for each in news)
+
+
+CONFIG = """
+upstreams: {{u: {{kind: pupau, url: "{url}"}}}}
+pipelines: {{chat: {{upstream: u}}}}
+executions: {{store: "sqlite:kept.db"}}
+"""
+
+
+async def test_a_live_execution_is_told_whole_over_a_line_that_breaks_again_and_again() -> None:
+    async def talkative(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        for number in range(400):
+            piece = {**EVENTS[1], "message": f"{number} "}
+            await peer.chunk(b"data: %b\n\n" % json.dumps(piece).encode())
+            await asyncio.sleep(0.002)
+        await peer.chunk(b"data: %b\n\n" % json.dumps(EVENTS[-1]).encode())
+        await peer.end()
+
+    async with (
+        remote(talkative) as upstream,
+        gateway(CONFIG.format(url=upstream.url)) as base,
+        fault_proxy(int(base.rpartition(":")[2]), Fault(Act.RESET, after=4000)) as line,
+    ):
+        question = Question(Place(base), "chat", text="x")
+        execution_id = await queue(question)
+        news = await followed(line.url, execution_id)
+        whole = await followed(base, execution_id)
+    told = [each for each in news if isinstance(each, Told)]
+    assert told == [each for each in whole if isinstance(each, Told)]
+    assert len(told) > 400
+    assert [each.id.number for each in told] == list(range(1, len(told) + 1))
+    assert sum(isinstance(each, Broken) for each in news) > 5
+    assert not any(isinstance(each, Missed) for each in news)
+    assert news[-1] == whole[-1] == Ended(Status.COMPLETED, None, told=True)
