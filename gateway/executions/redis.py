@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
 from redis.exceptions import NoPermissionError
 
 from gateway import observation as observations
@@ -118,8 +119,8 @@ class RedisStore(HookCalls):
 
     async def add_media(self, key: Key, media: Media, *, media_max: int) -> bool:
         """See ``Store``."""
-        kept = forms.media_argument(media)
-        added = await self._script(scripts.ADD_MEDIA, name_of(key), media.id, kept, media_max)
+        kept = forms.media_arguments([media])
+        added = await self._script(scripts.ADD_MEDIA, name_of(key), media.id, media_max, *kept)
         if added < 0:
             raise RequestRejected(
                 f'the execution "{key.id}" has {media_max} media already', code=Code.CONFLICT
@@ -128,8 +129,8 @@ class RedisStore(HookCalls):
 
     async def media(self, key: Key, media_id: str) -> Media | None:
         """See ``Store``."""
-        kept = await self._wire.command(b"HGET", self._named("m", key), media_id)
-        return None if kept is None else forms.media_of(kept)
+        found = await self._all_of(key, [media_id])
+        return found[0] if found else None
 
     async def has_media(self, key: Key) -> bool:
         """See ``Store``."""
@@ -138,10 +139,21 @@ class RedisStore(HookCalls):
     async def all_media(self, key: Key) -> tuple[Media, ...]:
         """See ``Store``."""
         ids = await self._wire.command(b"LRANGE", self._named("mi", key), 0, -1)
+        return await self._all_of(key, [each.decode() for each in ids])
+
+    async def _all_of(self, key: Key, ids: list[str]) -> tuple[Media, ...]:
+        """Those of the execution's media that have these IDs and are there."""
         if not ids:
             return ()
-        found = await self._wire.command(b"HMGET", self._named("m", key), *ids)
-        return tuple(forms.media_of(kept) for kept in found if kept is not None)
+        name = self._named("m", key)
+        media: tuple[Media, ...] = ()
+        for media_id, found in zip(
+            ids, await self._wire.command(b"HMGET", name, *ids), strict=True
+        ):
+            kept = forms.kept_of(found)
+            pieces = await self._pieces(name, kept.fields(f"{media_id}/"))
+            media += () if pieces is None else kept.whole(pieces)
+        return media
 
     async def observation(self, key: Key) -> bytes | None:
         """See ``Store``."""
@@ -185,11 +197,11 @@ class RedisStore(HookCalls):
             name_of(key),
             run_id,
             payload,
-            forms.media_argument(media),
             queued_at,
             runs_max,
             b"1" if new else b"",
             *forms.new_arguments(new),
+            *forms.media_arguments(media),
             *forms.delivery_arguments(deliveries),
         )
         if queued < 0:
@@ -200,7 +212,11 @@ class RedisStore(HookCalls):
         self, key: Key, run_id: str, holder: str, *, queued_at: float, new: New | None = None
     ) -> Claim | None:
         """See ``Store``."""
-        turn = await self._taken(
+
+        async def whole(turn: bytes) -> Claim:
+            return Claim(key, run_id, int(turn), 1, holder, b"", (), queued_at, direct=True)
+
+        return await self._taken(
             scripts.BEGIN,
             holder,
             name_of(key),
@@ -208,10 +224,8 @@ class RedisStore(HookCalls):
             queued_at,
             b"1" if new else b"",
             *forms.new_arguments(new),
+            whole=whole,
         )
-        if turn is None:
-            return None
-        return Claim(key, run_id, int(turn), 1, holder, b"", (), queued_at, direct=True)
 
     async def record(self, new: New, ending: Ending) -> None:
         """See ``Store``."""
@@ -239,11 +253,21 @@ class RedisStore(HookCalls):
             self._wake = self._news.join(f"{self._prefix}wake")
         while True:
             seen = self._wake.changes
-            found = await self._taken(scripts.CLAIM, holder)
+            claim = await self._taken(
+                scripts.CLAIM, holder, whole=lambda found: self._claim_of(found, holder)
+            )
             left_s = until - clock()
-            if found is not None or left_s <= 0:
-                return None if found is None else forms.claim_of(found, holder)
+            if claim is not None or left_s <= 0:
+                return claim
             await self._wake.changed(seen, min(left_s, _look_s(self._wake)))
+
+    async def _claim_of(self, found: list[bytes], holder: str) -> Claim:
+        """The claim that a script tells of, with its files. Where its execution was removed at the
+        same moment they are missing, and it cannot be written to any more."""
+        claim, kept = forms.claim_of(found, holder)
+        run = f"{self._named('r', claim.key)}/{claim.run_id}"
+        pieces = await self._pieces(run, kept.fields("p"))
+        return replace(claim, media=() if pieces is None else kept.whole(pieces))
 
     async def write(
         self,
@@ -338,8 +362,11 @@ class RedisStore(HookCalls):
         self, dead: str, beats: int, by: str, *, attempts_max: int
     ) -> tuple[Claim, ...] | None:
         """See ``Store``."""
-        lost = await self._taken(scripts.TAKE_OVER, by, dead, beats, attempts_max)
-        return None if lost is None else tuple(forms.claim_of(each, by) for each in lost)
+
+        async def whole(lost: list[list[bytes]]) -> tuple[Claim, ...]:
+            return tuple([await self._claim_of(each, by) for each in lost])
+
+        return await self._taken(scripts.TAKE_OVER, by, dead, beats, attempts_max, whole=whole)
 
     async def leave(self, holder: str) -> None:
         """See ``Store``. One with something in its hands is left to be taken over."""

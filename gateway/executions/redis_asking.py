@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.errors import StoreFailed
 from gateway.executions import redis_scripts as scripts
@@ -23,9 +25,15 @@ from gateway.executions.redis_forms import Argument, name_of
 from gateway.executions.redis_scripts import Script
 from gateway.executions.redis_wire import Unsure, Wire
 
+T = TypeVar("T")
+
 #: How long to wait before undoing is tried again; and how long closing waits for it, seconds.
-_AGAIN_S: Final = 0.5
+_AGAIN_S: Final = 0.2
 _UNDONE_S: Final = 2.0
+#: How many pieces of what is large are read at once.
+_PIECES: Final = 8
+#: How many calls are undone at once.
+_TOGETHER: Final = 1000
 
 
 class Asking:
@@ -50,28 +58,49 @@ class Asking:
     def _fields(self, key: Key, *names: str) -> asyncio.Future[Any]:
         return self._wire.command(b"HMGET", self._named("e", key), *names)
 
+    async def _pieces(self, name: str, fields: list[str]) -> list[bytes] | None:
+        """The values of a hash's ``fields``, some at a time; ``None``: they are gone."""
+        found: list[bytes] = []
+        for start in range(0, len(fields), _PIECES):
+            some = fields[start : start + _PIECES]
+            found += await self._wire.command(b"HMGET", name, *some)
+        return None if None in found else found
+
     def _named(self, kind: str, key: Key) -> str:
         return f"{self._prefix}{kind}:{name_of(key)}"
 
-    async def _taken(self, script: Script, holder: str, *arguments: Argument) -> Any:
-        """The answer to what puts something into ``holder``'s hands; or nothing is there."""
-        ticket = token_hex(8)
+    async def _taken(
+        self,
+        script: Script,
+        holder: str,
+        *arguments: Argument,
+        whole: Callable[[Any], Awaitable[T]],
+    ) -> T | None:
+        """The answer to what puts something into ``holder``'s hands, made ``whole``; or nothing is
+        there. ``None``: so says the answer."""
+        ticket, sure = token_hex(8), False
         try:
-            return await asyncio.shield(self._script(script, holder, ticket, *arguments))
-        except (Unsure, asyncio.CancelledError):
-            self._doubtful.append((holder, ticket))
-            if self._undoing is None:
-                self._undoing = asyncio.create_task(self._undo())
+            found = await asyncio.shield(self._script(script, holder, ticket, *arguments))
+            sure = True
+            return None if found is None else await whole(found)
+        except (StoreFailed, asyncio.CancelledError) as error:
+            if sure or not isinstance(error, StoreFailed) or isinstance(error, Unsure):
+                self._doubtful.append((holder, ticket))
+                if self._undoing is None:
+                    self._undoing = asyncio.create_task(self._undo())
             raise
 
     async def _undo(self) -> None:
         while self._doubtful:
+            holder = self._doubtful[0][0]
+            some = [each for each in islice(self._doubtful, _TOGETHER) if each[0] == holder]
             try:
-                await self._script(scripts.UNDO, *self._doubtful[0])
+                await self._script(scripts.UNDO, holder, *(ticket for _, ticket in some))
             except StoreFailed:
                 await asyncio.sleep(_AGAIN_S)
             else:
-                self._doubtful.popleft()
+                for each in some:
+                    self._doubtful.remove(each)
         self._undoing = None
 
     async def _close(self) -> None:

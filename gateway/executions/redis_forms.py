@@ -8,9 +8,11 @@ Does not know: which script takes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.executions.records import (
     Claim,
@@ -26,14 +28,14 @@ from gateway.executions.records import (
 )
 from gateway.model import Media
 
-Argument = bytes | str | int | float
+Argument = bytes | memoryview | str | int | float
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _NEW: Final = msgspec.msgpack.Decoder(New)
-_MEDIA: Final = msgspec.msgpack.Decoder(Media)
-_MEDIA_LIST: Final = msgspec.msgpack.Decoder(tuple[Media, ...])
 _DELIVERY: Final = msgspec.msgpack.Decoder(Delivery)
 _HOOK: Final = msgspec.msgpack.Decoder(Hook)
+#: Files of more than this are kept in pieces of as much, so that nobody copies them as a whole.
+PIECE_BYTES: Final = 512 * 1024
 #: A clock that was set back by less than this is taken for the rounding that it is, seconds.
 _ROUNDING_S: Final = 0.001
 
@@ -89,31 +91,59 @@ def message_argument(message: str | None) -> bytes:
     return b"" if message is None else b"=" + message.encode()
 
 
-def media_argument(media: Media | Sequence[Media]) -> bytes:
-    """A file, or several; nothing for none."""
-    return _ENCODE(media) if media else b""
+class Kept(msgspec.Struct, array_like=True):
+    """Files as they are kept: small ones whole, those of large ones without their bytes, which are
+    in pieces beside them. ``pieces``: how many, of each."""
+
+    media: tuple[Media, ...]
+    pieces: tuple[int, ...]
+
+    def fields(self, name: str) -> list[str]:
+        """The names of the pieces, where those before the number are ``name``."""
+        return [f"{name}{number}" for number in range(sum(self.pieces))]
+
+    def whole(self, pieces: Sequence[bytes]) -> tuple[Media, ...]:
+        """The files, with their bytes."""
+        left = iter(pieces)
+        return tuple(
+            replace(media, data=b"".join(islice(left, count))) if count else media
+            for media, count in zip(self.media, self.pieces, strict=True)
+        )
 
 
-def media_of(kept: bytes) -> Media:
-    """The file that was kept so."""
-    return _MEDIA.decode(kept)
+_KEPT: Final = msgspec.msgpack.Decoder(Kept)
 
 
-def claim_of(found: Sequence[bytes], holder: str) -> Claim:
-    """What ``claim_of`` of the scripts says of a run."""
+def media_arguments(media: Sequence[Media]) -> list[Argument]:
+    """Files as a script takes them: what is ``Kept``, and the pieces with their count before them.
+
+    Nothing here copies what is large."""
+    if not media:
+        return [b"", 0]
+    kept, counts, pieces = list[Media](), list[int](), list[memoryview]()
+    for each in media:
+        starts = range(0, len(each.data), PIECE_BYTES) if len(each.data) > PIECE_BYTES else ()
+        whole = memoryview(each.data)
+        pieces += [whole[start : start + PIECE_BYTES] for start in starts]
+        kept.append(replace(each, data=b"") if starts else each)
+        counts.append(len(starts))
+    return [_ENCODE(Kept(tuple(kept), tuple(counts))), len(pieces), *pieces]
+
+
+def kept_of(found: bytes | None) -> Kept:
+    """The files that were kept so."""
+    return _KEPT.decode(found) if found else Kept((), ())
+
+
+def claim_of(found: Sequence[bytes], holder: str) -> tuple[Claim, Kept]:
+    """What ``claim_of`` of the scripts says of a run, and its files."""
     place, turn, attempt, payload, media, at, direct = found
-    key, run_id = place_of(place)
-    return Claim(
-        key,
-        run_id,
-        int(turn),
-        int(attempt),
-        holder,
-        payload,
-        _MEDIA_LIST.decode(media) if media else (),
-        float(at),
-        bool(direct),
+    owner, execution_id, run_id = place.decode().split("/", 2)
+    key = Key(owner, execution_id)
+    claim = Claim(
+        key, run_id, int(turn), int(attempt), holder, payload, (), float(at), bool(direct)
     )
+    return claim, kept_of(media)
 
 
 def logged(turn: int, first: int, events: Sequence[bytes]) -> list[bytes]:

@@ -43,8 +43,8 @@ class HookCalls(Asking):
 
     async def due(self, holder: str, now: float, *, limit: int) -> list[Delivery]:
         """See ``Store``."""
-        found = await self._taken(scripts.DUE, holder, now, limit)
-        return [forms.delivery_of(each) for each in found]
+        found = await self._taken(scripts.DUE, holder, now, limit, whole=_deliveries)
+        return found or []
 
     async def put_off(self, delivery: Delivery) -> None:
         """See ``Store``."""
@@ -53,3 +53,7 @@ class HookCalls(Asking):
     async def delivered(self, delivery: Delivery) -> None:
         """See ``Store``."""
         await self._script(scripts.DELIVERED, delivery.id)
+
+
+async def _deliveries(found: list[bytes]) -> list[Delivery]:
+    return [forms.delivery_of(each) for each in found]

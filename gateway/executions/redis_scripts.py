@@ -52,13 +52,14 @@ remove(ARGV[2])
 return 1
 """)
 
-#: kid, media ID, media, most. -1: there are so many.
+#: kid, media ID, most, media, count, pieces. -1: there are so many.
 ADD_MEDIA: Final = Script(r"""
 local m, ids = P .. 'm:' .. ARGV[2], P .. 'mi:' .. ARGV[2]
 if call('EXISTS', E(ARGV[2])) == 0 then return 0 end
 if call('HEXISTS', m, ARGV[3]) == 1 then return 1 end
-if call('LLEN', ids) >= tonumber(ARGV[5]) then return -1 end
-call('HSET', m, ARGV[3], ARGV[4])
+if call('LLEN', ids) >= tonumber(ARGV[4]) then return -1 end
+call('HSET', m, ARGV[3], ARGV[5])
+for i = 1, tonumber(ARGV[6]) do call('HSET', m, ARGV[3] .. '/' .. (i - 1), ARGV[6 + i]) end
 call('RPUSH', ids, ARGV[3])
 return 1
 """)
@@ -72,23 +73,25 @@ deliver(5)
 return 1
 """)
 
-#: kid, run, payload, media, at, most, new or not, new (4), deliveries. 0: no execution; -1: full.
+#: kid, run, payload, at, most, new or not, new (4), media, count, pieces, deliveries. 0: no
+#: execution; -1: full.
 SUBMIT: Final = Script(r"""
 local kid, rid = ARGV[2], ARGV[3]
 local there = call('EXISTS', E(kid)) == 1
-if not there and ARGV[8] == '' then return 0 end
+if not there and ARGV[7] == '' then return 0 end
 if there and call('SISMEMBER', P .. 'ran:' .. kid, rid) == 1 then return 1 end
-if call('ZCARD', P .. 'queued') >= tonumber(ARGV[7]) then return -1 end
-if not there then make(kid, 9) end
+if call('ZCARD', P .. 'queued') >= tonumber(ARGV[6]) then return -1 end
+if not there then make(kid, 8) end
 local n = call('INCR', P .. 'numbers')
 call('SADD', P .. 'ran:' .. kid, rid)
-call('HSET', R(kid, rid), 'payload', ARGV[4], 'media', ARGV[5], 'at', ARGV[6], 'n', n)
+call('HSET', R(kid, rid), 'payload', ARGV[4], 'media', ARGV[12], 'at', ARGV[5], 'n', n)
+for i = 1, tonumber(ARGV[13]) do call('HSET', R(kid, rid), 'p' .. (i - 1), ARGV[13 + i]) end
 call('ZADD', P .. 'queued', n, kid .. '/' .. rid)
 call('ZADD', P .. 'w:' .. kid, n, rid)
 busy(kid)
 if call('HGET', E(kid), 'status') ~= 'RUNNING' then set_status(kid, 'QUEUED') end
 offer(kid)
-deliver(13)
+deliver(14 + tonumber(ARGV[13]))
 tell(kid)
 return 1
 """)
@@ -254,27 +257,29 @@ call('UNLINK', P .. 'hand:' .. dead, P .. 'stop:' .. dead, P .. 'dhand:' .. dead
 return lost
 """)
 
-#: holder, ticket. Undoes what a call with the ticket has put into the holder's hands, and sees that
-#: it never will: it may be on its way still. What was lost once is the dead holder's again.
+#: holder, tickets. Undoes what calls with these tickets have put into the holder's hands, and sees
+#: that none ever will: it may be on its way still. What was lost once is the dead holder's again.
 UNDO: Final = Script(r"""
-local holder, ticket = ARGV[2], ARGV[3]
-local void = P .. 'void:' .. holder
+local holder, void, undone = ARGV[2], P .. 'void:' .. ARGV[2], {}
 in_any_case()
-call('ZADD', void, call('INCR', P .. 'numbers'), ticket)
-call('ZREMRANGEBYRANK', void, 0, -1001)
+for i = 3, #ARGV do
+  undone[ARGV[i]] = true
+  call('ZADD', void, call('INCR', P .. 'numbers'), ARGV[i])
+end
+call('ZREMRANGEBYRANK', void, 0, -10001)
 call('HSETNX', P .. 'beats', holder, 0)
 local held = call('HGETALL', P .. 'hand:' .. holder)
 for i = 1, #held, 2 do
   local kid, rid = parts(held[i])
   local r = R(kid, rid)
   local v = call('HMGET', r, 'ticket', 'why', 'made', 'was', 'from', 'beats')
-  if v[1] == ticket and v[2] == 'claim' then
+  if undone[v[1]] and v[2] == 'claim' then
     queue_again(kid, rid, -1)
-  elseif v[1] == ticket and v[2] == 'lost' then
+  elseif undone[v[1]] and v[2] == 'lost' then
     let_go(kid, rid)
     take(kid, rid, v[5], '', 'lost')
     call('HSET', P .. 'beats', v[5], v[6])
-  elseif v[1] == ticket then
+  elseif undone[v[1]] then
     let_go(kid, rid)
     call('UNLINK', r)
     call('SREM', P .. 'ran:' .. kid, rid)
@@ -291,7 +296,7 @@ for i = 1, #held, 2 do
   end
 end
 for _, id in ipairs(call('SMEMBERS', P .. 'dhand:' .. holder)) do
-  if call('HGET', P .. 'd:' .. id, 'ticket') == ticket then put_down(id) end
+  if undone[call('HGET', P .. 'd:' .. id, 'ticket')] then put_down(id) end
 end
 return 1
 """)

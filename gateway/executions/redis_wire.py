@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection, ConnectionPool
@@ -38,7 +39,7 @@ _CONNECTIONS: Final = 6
 _CALLS: Final = 128
 _BYTES: Final = 256 * 1024
 
-Argument = bytes | str | int | float
+Argument = bytes | memoryview | str | int | float
 #: What may be wrong between here and there. redis-py's own timeouts are RedisErrors.
 BROKEN: Final = (RedisError, OSError, TimeoutError)
 
@@ -59,7 +60,7 @@ class _Call:
         self.script = script
         self.answer = answer
         self.sent = False
-        self.size = sum(len(word) for word in words if isinstance(word, (bytes, str)))
+        self.size = sum(len(word) for word in words if isinstance(word, (bytes, memoryview, str)))
 
 
 class Wire:
@@ -159,10 +160,11 @@ class Wire:
         connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         keep = False
         try:
-            words = connection.pack_commands([call.words for call in calls])
+            packed = connection.pack_commands([call.words for call in calls])
             for call in calls:
                 call.sent = True
-            await connection.send_packed_command(words, check_health=False)
+            for some in _little_by_little(packed):
+                await connection.send_packed_command(some, check_health=False)
             passing = False
             for call in calls:
                 try:
@@ -205,6 +207,19 @@ class Wire:
             await asyncio.wait(self._carriers)
         self._closed = True
         await self._pool.aclose()
+
+
+def _little_by_little(packed: list[bytes]) -> Iterator[list[bytes]]:
+    """What is to be sent, so that little of it waits in memory once more."""
+    some: list[bytes] = []
+    size = 0
+    for each in packed:
+        some.append(each)
+        size += len(each)
+        if size > _BYTES:
+            yield some
+            some, size = [], 0
+    yield some
 
 
 def translated(error: BaseException, address: str, *, unsure: bool = False) -> StoreFailed:
