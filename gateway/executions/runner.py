@@ -75,8 +75,9 @@ class _Turn:
         self.ending = False
 
     def end(self, why: _Why) -> None:
-        """End the run from outside. What was the first reason stays it."""
-        if self.why is None and not (self.ending and why is _Why.CANCELLED):
+        """End the run from outside. What was the first reason stays it; one whose end is being
+        written learns from the store what that is worth."""
+        if self.why is None and (why is _Why.RELEASED or not self.ending):
             self.why = why
             self.task.cancel()
 

@@ -21,6 +21,8 @@ from tests.bench.harness import Bench, Call, Take, Turn, post
 from tests.bench.processes import Program, free_port, running
 
 WATCHERS: Final = 1000
+#: Seconds within which everything that was accepted in one block must have been done.
+_WORKED_S: Final = 30.0
 #: Beside the configuration, of which each gateway has its own.
 _FILE: Final = "sqlite:executions.db"
 #: Acceptance is measured while one run that never ends holds the only place there is.
@@ -119,8 +121,9 @@ def _worked(bench: Bench, program: Program) -> Take:
         before, used = await ended(), cpu_us(program.pid)
         _, seen = await bench.block(program, ACCEPTED)
         asked = seen["calls"] + ACCEPTED.connections  # the first on each connection is not counted
-        while await ended() < before + asked:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(_WORKED_S):
+            while await ended() < before + asked:
+                await asyncio.sleep(0.02)
         return {"µs": (cpu_us(program.pid) - used) / asked}
 
     return take
