@@ -70,7 +70,8 @@ class Told:
 
 class Behind:
     """What is behind the gateways. A query ``NAME PIECES SECONDS`` is answered with so many pieces
-    ``NAME.0 `` and so on, so many seconds before each. Under ``/hook`` it receives webhooks.
+    ``NAME.0 `` and so on, so many seconds before each; before the third it waits while ``NAME`` is
+    held. Under ``/hook`` it receives webhooks.
 
     Args:
         refuses: whether a message is to be refused when it comes for the first time.
@@ -84,6 +85,15 @@ class Behind:
         self.refused: set[str] = set()
         self.url = ""
         self._refuses = refuses
+        self._held: dict[str, asyncio.Event] = {}
+
+    def hold(self, name: str) -> None:
+        """Have answers to ``name`` wait before their third piece, those to come included."""
+        self._held[name] = asyncio.Event()
+
+    def let_go(self, name: str) -> None:
+        """Have them go on."""
+        self._held[name].set()
 
     @property
     def endpoint(self) -> str:
@@ -120,6 +130,8 @@ class Behind:
         )
         for number in range(int(pieces)):
             await asyncio.sleep(float(pause_s))
+            if number == 2 and name in self._held:
+                await self._held[name].wait()
             if seen.gone.is_set():
                 return
             piece = {"actorId": "a", "message": f"{name}.{number} ", **layer}
