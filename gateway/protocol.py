@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import msgspec
-from aiohttp import HttpVersion, StreamReader, hdrs, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion, StreamReader, hdrs, web
 from aiohttp.helpers import set_exception
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import ERROR, RequestHandler
@@ -187,6 +187,7 @@ class Connection(RequestHandler):
                 await self._refuse(message, body, task)
                 break
             incoming = Incoming(message, body, self, task)
+            del message, body  # a request may take long: only what is asked for is held meanwhile
             self._current_request = cast("Any", incoming)
             self._request_in_progress = True
             try:
@@ -201,11 +202,11 @@ class Connection(RequestHandler):
                     self._handler_waiter.set_result(None)
             if self._upgraded:  # it was asked for, and nothing here grants it
                 await self.finish_response(cast("Any", incoming), cast("Any", answered), None)
-            if not body.is_eof():
-                await self._take_rest(body)
+            if not incoming.content.is_eof():
+                await self._take_rest(incoming.content)
             if not answered.keep_alive or self._close or self._force_close:
                 break
-            del message, body, incoming, answered  # while it waits, nothing is held of the last one
+            del incoming, answered  # while it waits, nothing is held of the last one
             self._keep()
         if not self._force_close:
             self._task_handler = None
@@ -272,11 +273,18 @@ class Connection(RequestHandler):
             self.force_close()
 
     def rest(self) -> None:
-        """An answer begins that may take long: no timer is kept for the connection meanwhile. The
-        next head that begins sets it again."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        """An answer begins that may take long: no timer is kept for the connection meanwhile, and
+        nothing of a body that has been read. The next head that begins sets it again, and so does
+        the answer's end the one that bounds an idle connection."""
+        for timer in (self._head_timer, self._keepalive_handle):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._keepalive_handle = None
+        incoming = cast("Incoming | None", self._current_request)
+        if incoming is not None and incoming.content.is_eof():
+            if self._last_body is incoming.content:  # and not that of a request behind it
+                self._last_body = None
+            incoming.content = EMPTY_PAYLOAD
 
     def _await_head(self) -> None:
         self._head_since = self._loop.time()

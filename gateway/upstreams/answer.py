@@ -167,8 +167,12 @@ class Answer:
         self._feed = feed
         if self._held:
             self.arrived(self._take())
-        while not (self._finished or self.ended):
-            await self.wait()
+        try:
+            while not (self._finished or self.ended):
+                await self.news()
+        except BaseException:
+            self.close()
+            raise
         self._feed = None
         if self._raised is not None:
             raise self._raised

@@ -58,12 +58,13 @@ class AnswerParser:
 
     __slots__ = (
         "_count", "_fields", "_framing_bytes", "_head_bytes", "_informational", "_llhttp",
-        "_pieces", "_until_close", "complete", "head", "on_body", "surplus",
+        "_until_close", "complete", "head", "on_body", "pieces", "surplus",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append  # without a step through Python for each chunk
+        #: What has come of the body since the last ``take``, each chunk by itself.
+        self.pieces: list[bytes] = []
+        self.on_body = self.pieces.append  # without a step through Python for each chunk
         self.begin()
         self._llhttp = HttpResponseParser(self)
         self._llhttp.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
@@ -111,8 +112,11 @@ class AnswerParser:
                 raise NotHttp(f"its head is longer than {HEAD_BYTES_MAX} bytes")
             self.feed(data[room:])
         else:
-            self._execute(data)
-            if self._pieces:
+            try:  # as ``_execute``, with one step less for each event of a stream
+                self._llhttp.feed_data(data)
+            except (HttpParserError, HttpParserUpgrade) as error:
+                self._fault(error)
+            if self.pieces:
                 self._framing_bytes = 0
                 return
             self._framing_bytes += len(data)
@@ -121,7 +125,7 @@ class AnswerParser:
 
     def take(self) -> bytes:
         """What has come of the body since the last time."""
-        pieces = self._pieces
+        pieces = self.pieces
         if not pieces:
             return b""
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -138,10 +142,12 @@ class AnswerParser:
         try:
             self._llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if self.complete:
-                self.surplus = True
-                return
+            self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        if not self.complete:
             raise NotHttp(str(error.__context__ or error)) from error
+        self.surplus = True
 
     def on_message_begin(self) -> None:
         """Something other than a line break came where an answer may begin."""

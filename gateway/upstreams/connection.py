@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final, Protocol, cast
 
-from gateway.upstreams.answer import UNREAD_BYTES_MAX, Answer, Broken
+from gateway.upstreams.answer import Answer, Broken
 from gateway.upstreams.answer_parser import AnswerParser, NotHttp
 
 #: What is read at a time of an answer that is wanted whole, bytes.
@@ -24,6 +24,8 @@ class Keeper(Protocol):
     #: READ_BYTES that a read goes into. A read and what is made of it are one step of the loop, so
     #: that one buffer does for all connections; a new one each time would cost two system calls.
     buffer: memoryview
+    #: As much of it as may be read of an answer that is not wanted whole.
+    small: memoryview
 
     def opened(self, connection: Connection) -> None:
         """It is there."""
@@ -47,7 +49,7 @@ class Connection(asyncio.BufferedProtocol):
         self._keeper = keeper
         self._parser = AnswerParser()
         self._large = keeper.buffer
-        self._small = keeper.buffer[:UNREAD_BYTES_MAX]
+        self._small = keeper.small
         self._transport: asyncio.Transport
         self._answer: Answer | None = None
         self._blocked = False
@@ -141,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         head = parser.head
         if head is not None and not answer.status:
             answer.begun(head)
-        data = parser.take()
+        data = parser.pieces.pop() if len(parser.pieces) == 1 else parser.take()
         if parser.complete:
             # Before its last bytes are handed on: whoever has them may be done with it.
             self._complete(answer)

@@ -12,6 +12,7 @@ from collections import deque
 from functools import cache
 from typing import Final
 
+from gateway.upstreams.answer import UNREAD_BYTES_MAX
 from gateway.upstreams.connection import READ_BYTES, Connection
 from gateway.upstreams.dialing import dial
 from gateway.upstreams.outgoing import Origin
@@ -43,6 +44,7 @@ class Pool:
         self._tls = tls
         self._kept_s = kept_s
         self.buffer = memoryview(bytearray(READ_BYTES))
+        self.small = self.buffer[:UNREAD_BYTES_MAX]
         #: Those kept, the one that was used last at the end.
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
