@@ -42,6 +42,7 @@ STREAM = {"Accept": "text/event-stream"}
 class Api:
     """A gateway that keeps executions, what is behind it, and its client."""
 
+    base: str
     session: aiohttp.ClientSession
     docs: Reader
     talk: Talker
@@ -108,4 +109,4 @@ async def running(executions: str = "{}") -> AsyncIterator[Api]:
     async with remote(docs) as first, remote(talk) as second:
         config = CONFIG.format(executions=executions, docs=first.url, talk=second.url)
         async with gateway(config) as base, client(base) as session:
-            yield Api(session, docs, talk, first)
+            yield Api(base, session, docs, talk, first)
