@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from gateway.errors import Code, RequestRejected
+from gateway.executions.merging import appended
 from gateway.executions.records import EventId, Execution, Key, Logged, New, Page, Status
 from gateway.executions.sqlite_threads import Transaction
 from gateway.model import Media
-from gateway.observation import append
 
 #: Files are cut into pieces of this length: copying one of them holds up the loop unnoticeably.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
@@ -296,7 +296,7 @@ def observation(db: sqlite3.Connection, key: Key) -> bytes | None:
 def merged(db: sqlite3.Connection, seq: int, added: bytes, replace: bool) -> bytes:
     """What the execution's observation is with ``added``. Raises RequestRejected."""
     row = db.execute("SELECT data FROM observations WHERE execution = ?", (seq,)).fetchone()
-    return added if row is None else append(row[0], added, replace=replace)
+    return appended(b"{}" if row is None else row[0], added, replace=replace)
 
 
 def keep_observation(db: sqlite3.Connection, seq: int, whole: bytes) -> None:

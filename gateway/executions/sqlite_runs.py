@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from gateway.errors import Overloaded
 from gateway.executions import sqlite_hooks as hooks
 from gateway.executions import sqlite_rows as rows
+from gateway.executions.merging import appended
 from gateway.executions.records import (
     Beat,
     Claim,
@@ -348,11 +349,14 @@ def record(tx: Transaction, new: New, ending: Ending) -> None:
     """See ``Store.record``."""
     if rows.found(tx.db, new.key) is not None:
         return
+    whole = None
+    if ending.observation is not None:
+        whole = appended(b"{}", ending.observation, replace=ending.replace)
     seq = rows.made(tx.db, new, ending.status)
     tx.db.execute("UPDATE executions SET turn = 1 WHERE seq = ?", (seq,))
     rows.log(tx, new.key, seq, EventId(1, 1), ending.events, events_max=_UNBOUND)
-    if ending.observation is not None:
-        rows.keep_observation(tx.db, seq, ending.observation)
+    if whole is not None:
+        rows.keep_observation(tx.db, seq, whole)
     _end(tx, seq, ending, transient=new.transient)
     hooks.add(tx, ending.deliveries)
 

@@ -105,7 +105,8 @@ class Store(Protocol):
     ) -> bool:
         """Add ``observation`` to the execution's (``observation.append``), and keep ``deliveries``.
 
-        ``False``: no such execution. Raises RequestRejected where the two do not go together."""
+        ``False``: no such execution. Raises RequestRejected where the two do not go together, or
+        ``observation`` is none."""
         ...
 
     # Runs

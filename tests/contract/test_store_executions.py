@@ -192,6 +192,9 @@ async def test_an_observation_grows_by_what_is_merged(store: Store) -> None:
 
 async def test_what_is_no_observation_is_merged_with_nothing(store: Store) -> None:
     await store.create(new())
+    with pytest.raises(RequestRejected):
+        await store.merge(KEY, b"[1]", replace=False)
+    assert await store.observation(KEY) is None
     await store.merge(KEY, OBSERVATION, replace=False)
     with pytest.raises(RequestRejected):
         await store.merge(KEY, b"[1]", replace=False, deliveries=[delivery()])

@@ -198,6 +198,21 @@ async def test_large_media_do_not_hold_up_the_loop(path: Path) -> None:
     assert watch.gap_s < GAP_S_MAX
 
 
+@every_time
+async def test_large_observations_do_not_hold_up_the_loop(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    text = b'{"mediaId":"%s"}' % (b"x" * 8_000_000)
+    async with opened(path) as store:
+        async with Watch() as watch:
+            for run_id in ("run-1", "run-2"):
+                claim = await begun(store, run_id)
+                end = ending(observation=b'{"mediaContents":[%s]}' % text)
+                await finished(store, claim, end=end)
+            found = await store.observation(KEY)
+        assert found == b'{"mediaContents":[%s]}' % b",".join([text, text])
+    assert watch.gap_s < GAP_S_MAX
+
+
 async def test_what_is_small_is_written_before_what_is_large(store: Store) -> None:
     await store.create(new())
     done: list[str] = []
