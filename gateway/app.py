@@ -6,7 +6,8 @@ Does not know: what is opened (``serving``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from gateway import logs, loops, memory
@@ -18,27 +19,31 @@ from gateway.told import Told
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[tuple[str, int]]:
+async def running(
+    config: Config, *, wall: Callable[[], float] = time.time
+) -> AsyncIterator[tuple[str, int]]:
     """A gateway that listens in this process, for as long as the context is entered; yields its
     host and port. What still runs when the context is left is ended at once.
+
+    ``wall``: Unix seconds, of a clock that may jump.
 
     Raises:
         ConfigError: an expression that does not compile, an extra that is not installed, or an
             address that cannot be listened on.
         GatewayError: a child process for expressions does not start.
     """
-    async with _listening(Loaded(config), lambda _: config) as (_, _, address):
+    async with _listening(Loaded(config), lambda _: config, wall) as (_, _, address):
         yield address
 
 
 @asynccontextmanager
 async def _listening(
-    loaded: Loaded, load: Load
+    loaded: Loaded, load: Load, wall: Callable[[], float] = time.time
 ) -> AsyncIterator[tuple[Serving, Reloader, tuple[str, int]]]:
     metrics = new_metrics()
     metrics.workers.labels().set(1)
     metrics.worker_restarts.labels()
-    async with opened(loaded.config, loaded.hash, metrics) as serving:
+    async with opened(loaded.config, loaded.hash, metrics, wall=wall) as serving:
         reloader = Reloader(loaded, load=load, apply=serving.apply, metrics=metrics)
         try:
             server = loaded.config.server

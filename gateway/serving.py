@@ -8,6 +8,7 @@ on, or whether there are others like it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -73,12 +74,18 @@ class Serving:
 
 @asynccontextmanager
 async def opened(
-    config: Config, its_hash: str, metrics: Metrics, exposition: Exposition | None = None
+    config: Config,
+    its_hash: str,
+    metrics: Metrics,
+    exposition: Exposition | None = None,
+    *,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Serving]:
     """A gateway that does not listen yet. What still runs when the context is left is ended at
     once.
 
-    ``exposition`` is what /metrics answers; left out, what ``metrics`` holds.
+    ``exposition`` is what /metrics answers; left out, what ``metrics`` holds. ``wall``: Unix
+    seconds, of a clock that may jump.
 
     Raises:
         ConfigError: an expression that does not compile, or an extra that is not installed.
@@ -96,9 +103,15 @@ async def opened(
         stack.push_async_callback(live.close)
         executions = None
         if config.executions is not None:
-            kept = keeping(config.executions, site=lambda: live.site, metrics=metrics, clock=clock)
+            kept = keeping(
+                config.executions,
+                site=lambda: live.site,
+                metrics=metrics,
+                clock=clock,
+                wall=wall,
+            )
             executions = await stack.enter_async_context(kept)
-            gateway.keep(executions)
+            gateway.keep(executions, wall=wall)
         listener = Listener(gateway)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(gateway.drain, 0.0)

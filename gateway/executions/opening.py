@@ -46,8 +46,13 @@ async def keeping(
     site: Callable[[], Site],
     metrics: Metrics,
     clock: Callable[[], float],
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Executions]:
     """Executions, as ``section`` asks for them; what is queued runs from then on.
+
+    Args:
+        clock: monotonic seconds.
+        wall: Unix seconds, of a clock that may jump.
 
     Raises:
         ConfigError: an extra that is not installed.
@@ -75,7 +80,7 @@ async def keeping(
             evaluate=evaluate,
             metrics=metrics,
             clock=clock,
-            wall=time.time,
+            wall=wall,
         )
         executions = Executions(
             store,
@@ -85,7 +90,7 @@ async def keeping(
             nudge=hooks.nudge,
             metrics=metrics,
             clock=clock,
-            wall=time.time,
+            wall=wall,
         )
         stack.push_async_callback(executions.close)
         stack.push_async_callback(hooks.close)  # the sooner of the two: one holder is both

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +16,16 @@ from gateway.config import load
 
 
 @asynccontextmanager
-async def gateway(config: str, *, files: dict[str, str] | None = None) -> AsyncIterator[str]:
+async def gateway(
+    config: str,
+    *,
+    files: dict[str, str] | None = None,
+    wall: Callable[[], float] = time.time,
+) -> AsyncIterator[str]:
     """Run the gateway of a YAML text; yields its base URL. The port is always a free one.
 
-    ``files`` are written into ``transforms/`` beside the configuration's folder.
+    ``files`` are written into ``transforms/`` beside the configuration's folder. ``wall`` is the
+    clock on its wall, Unix seconds.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "config", "gateway.yaml")
@@ -33,7 +40,7 @@ async def gateway(config: str, *, files: dict[str, str] | None = None) -> AsyncI
             file = Path(folder, "transforms", name)
             file.parent.mkdir(exist_ok=True)
             file.write_text(content)
-        async with app.running(load(path, {})) as (host, port):
+        async with app.running(load(path, {}), wall=wall) as (host, port):
             yield f"http://{host}:{port}"
 
 
