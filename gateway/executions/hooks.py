@@ -198,7 +198,7 @@ class HookLoop:
         except (StoreFailed, Overloaded):
             raise
         except GatewayError as error:
-            return False, self._failed(delivery, error.message)
+            return False, self._failed(delivery, f"its payload cannot be made ({error.code})")
         began = self._clock()
         answer = await self._courier.send(definition, delivery, body)
         self._metrics.hook_duration.labels().observe(self._clock() - began)

@@ -401,7 +401,7 @@ async def test_nothing_is_sent_of_an_execution_that_is_gone(another: Opener) -> 
 
 
 async def test_a_transform_that_fails_can_be_mended_before_the_next_attempt(
-    another: Opener,
+    another: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
         running(time_s=5.0) as sandbox,
@@ -409,9 +409,12 @@ async def test_a_transform_that_fails_can_be_mended_before_the_next_attempt(
         looping(another, sandbox=sandbox) as it,
     ):
         await it.execution()
-        hook = await it.hook(far.url, payloadType="TRANSFORM", transform="$error('no')")
+        hook = await it.hook(far.url, payloadType="TRANSFORM", transform="$error($string($))")
         await it.message()
         await it.counted("failed")
+        [line] = [each for each in caplog.records if each.getMessage() == "webhook failed"]
+        # What the transform said may be what it was given.
+        assert vars(line)["fields"]["why"] == "its payload cannot be made (transform_failed)"
         body = {"eventType": "STATUS_CHANGE", "endpoint": far.url, "payloadType": "TRANSFORM"}
         mended = json.dumps(body | {"transform": "'mended'"}).encode()
         await it.store.put_hook(changed_hook(hook, mended, it.wall(), 0.0).hook, hooks_max=9)
