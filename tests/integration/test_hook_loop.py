@@ -10,7 +10,7 @@ import base64
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from random import Random
 from time import time
@@ -41,6 +41,8 @@ pytestmark = pytest.mark.usefixtures(nothing_left.__name__)
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 ENTITY = {"id": "1", "label": "total", "block": {"text": "12.00"}}
 PAGE = {"page": 1, "document": {"id": "d", "entities": [ENTITY]}}
+#: How many messages are in the store's file, in hand or not.
+WAITING = "SELECT count(*) FROM deliveries"
 OBSERVATION = json.dumps(
     {
         "executionId": KEY.id,
@@ -392,11 +394,14 @@ async def test_nothing_is_sent_to_a_webhook_that_is_disabled_or_gone(another: Op
     assert [seen.headers["x-hook-id"] for seen in far.seen] == ["last"]
 
 
-async def test_nothing_is_sent_of_an_execution_that_is_gone(another: Opener) -> None:
+async def test_nothing_is_sent_of_an_execution_that_is_gone(
+    another: Opener, tmp_path: Path
+) -> None:
     async with remote(answering("200 OK")) as far, looping(another) as it:
         await it.hook(far.url)
         await it.message()
-        await it.execution(Key(KEY.owner, "there"))
+        with closing(sqlite3.connect(tmp_path / "executions.db")) as file:
+            await until(lambda: file.execute(WAITING).fetchone() == (0,))
     assert far.seen == []
 
 
@@ -458,8 +463,7 @@ async def test_a_store_that_cannot_be_written_to_has_nothing_sent_twice(
             await it.counted("delivered")
             await asyncio.sleep(0.5)  # it cannot be noted meanwhile
             other.execute("ROLLBACK")
-            count = "SELECT count(*) FROM deliveries"
-            await until(lambda: other.execute(count).fetchone() == (0,))
+            await until(lambda: other.execute(WAITING).fetchone() == (0,))
             assert len(far.seen) == 1
     finally:
         other.close()
