@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -21,6 +21,7 @@ from gateway.errors import Code, GatewayError, RequestRejected
 from gateway.eventstream import PING
 from gateway.exchange import Exchange
 from gateway.executions import bodies
+from gateway.executions.feeds import Piece, pieces
 from gateway.executions.records import (
     BEGINNING,
     EventId,
@@ -42,7 +43,6 @@ from gateway.outlet import Written
 from gateway.reading import Reading
 from gateway.route import Route
 from gateway.routing import Target
-from gateway.sse import encode
 
 _EVENT_STREAM: Final = "text/event-stream"
 #: So much of a log is written at once.
@@ -362,7 +362,7 @@ class ExecutionCalls:
 
     async def _waited(
         self, exchange: Exchange, key: Key, after: EventId
-    ) -> AsyncGenerator[Sequence[Logged]]:
+    ) -> AsyncGenerator[Sequence[Piece]]:
         """The events as they come, the time that they take counted as an upstream's."""
         clock = self._clock
         began = clock()
@@ -374,7 +374,7 @@ class ExecutionCalls:
         exchange.waited.upstream_s += clock() - began
 
     async def _stream(
-        self, exchange: Exchange, events: AsyncGenerator[Sequence[Logged]], fields: str = ""
+        self, exchange: Exchange, events: AsyncGenerator[Sequence[Piece]], fields: str = ""
     ) -> Written:
         """Write events with their IDs. A stream that ends before its execution has was broken
         off, whatever by: its client attaches again, here or elsewhere."""
@@ -382,8 +382,8 @@ class ExecutionCalls:
             try:
                 async with aclosing(events):
                     async for batch in events:
-                        for data, count in _frames(batch):
-                            await stream.send(data, count)
+                        for piece in batch:
+                            await stream.send(piece.data, piece.count)
                         if not stream.opened:  # it is there, and nothing has happened yet
                             await stream.send(PING)
             except GatewayError as error:
@@ -429,21 +429,7 @@ def _given_observation(key: Key, body: bytes) -> bytes:
     return with_execution_id(bodies.parse_observation(body), key.id)
 
 
-async def _singly(events: AsyncGenerator[Logged]) -> AsyncGenerator[Sequence[Logged]]:
+async def _singly(events: AsyncGenerator[Logged]) -> AsyncGenerator[Sequence[Piece]]:
     async with aclosing(events):
         async for event in events:
-            yield (event,)
-
-
-def _frames(batch: Sequence[Logged]) -> Iterator[tuple[bytes, int]]:
-    """The events as they are sent, some at a time, and how many that is each time."""
-    frames: list[bytes] = []
-    size = 0
-    for event in batch:
-        frames.append(encode(event.text, event_id=str(event.id)))
-        size += len(frames[-1])
-        if size >= _PIECE_BYTES:
-            yield b"".join(frames), len(frames)
-            frames, size = [], 0
-    if frames:
-        yield b"".join(frames), len(frames)
+            yield pieces((event,))

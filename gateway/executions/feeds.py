@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.errors import Code, RequestRejected, StoreFailed
 from gateway.executions.records import BEGINNING, EventId, Key, Logged, Page, unknown
 from gateway.executions.store import Store
+from gateway.sse import encode
 
 #: So many of the newest events are kept for those who are a little behind; who is further behind
 #: reads from the store by himself.
@@ -23,6 +26,34 @@ _PAGE: Final = 500
 #: How long the store may keep a question for news, and how long a store that failed is left alone.
 _WAIT_S: Final = 15.0
 _AGAIN_S: Final = 0.5
+#: So much of a log is handed out at once.
+_PIECE_BYTES: Final = 64 * 1024
+
+
+class Piece(Struct, frozen=True):
+    """Some events as a stream has them, with their IDs; how many, and the ID of the last."""
+
+    data: bytes
+    count: int
+    last: EventId
+
+
+def pieces(events: Iterable[Logged]) -> tuple[Piece, ...]:
+    """``events`` as they are sent to whoever watches."""
+    found: list[Piece] = []
+    frames: list[bytes] = []
+    size = 0
+    last = None
+    for event in events:
+        frames.append(encode(event.text, event_id=str(event.id)))
+        size += len(frames[-1])
+        last = event.id
+        if size >= _PIECE_BYTES:
+            found.append(Piece(b"".join(frames), len(frames), last))
+            frames, size = [], 0
+    if frames and last is not None:
+        found.append(Piece(b"".join(frames), len(frames), last))
+    return tuple(found)
 
 
 class _Feed:
@@ -39,18 +70,24 @@ class _Feed:
         self.key = key
         self._store = store
         self._kept: deque[Logged] = deque()
+        #: What is behind the place where most who watch are: they all get the same.
+        self._ready: tuple[EventId, tuple[Piece, ...]] | None = None
         self._news = asyncio.Event()
         self._tell_over = over
         self.reading = asyncio.create_task(self._read())
 
-    def behind(self, position: EventId) -> tuple[Logged, ...]:
+    def behind(self, position: EventId) -> tuple[Piece, ...]:
         """What is kept behind ``position``, which is not before ``start``."""
-        found = []
-        for each in reversed(self._kept):
-            if each.id <= position:
-                break
-            found.append(each)
-        return tuple(reversed(found))
+        if position == self.end:
+            return ()
+        if self._ready is None or self._ready[0] != position:
+            found = []
+            for each in reversed(self._kept):
+                if each.id <= position:
+                    break
+                found.append(each)
+            self._ready = (position, pieces(reversed(found)))
+        return self._ready[1]
 
     async def changed(self) -> None:
         """Return when there is more, or nothing follows, or ``wake`` was called."""
@@ -79,6 +116,7 @@ class _Feed:
         if page is None or page.ended:
             self.over = True
         if page is not None and page.events:
+            self._ready = None
             self._kept.extend(page.events)
             self.end = page.events[-1].id
             while len(self._kept) > _KEPT:
@@ -103,7 +141,7 @@ class Feeds:
         """Whether anybody watches the execution here."""
         return key in self._feeds
 
-    async def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Logged, ...]]:
+    async def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Piece, ...]]:
         """The events behind ``after`` as they come, some at a time, until the execution has ended.
         The first are yielded at once, also where there are none yet.
 
@@ -117,7 +155,7 @@ class Feeds:
             raise unknown(key)
         position = after
         while True:
-            yield page.events
+            yield pieces(page.events)
             position = page.events[-1].id if page.events else position
             if page.ended or self._stopping:
                 return
@@ -125,10 +163,10 @@ class Feeds:
                 feed = self._join(key, position)
                 try:
                     while position >= feed.start:
-                        events = feed.behind(position)
-                        if events:
-                            position = events[-1].id
-                            yield events
+                        found = feed.behind(position)
+                        if found:
+                            position = found[-1].last
+                            yield found
                         elif feed.over or self._stopping:
                             return
                         else:

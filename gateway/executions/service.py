@@ -17,7 +17,7 @@ from gateway.dialects.events import event_json
 from gateway.errors import GatewayError, RequestRejected, StoreFailed
 from gateway.executions import orders
 from gateway.executions.eventlog import EventLog
-from gateway.executions.feeds import Feeds
+from gateway.executions.feeds import Feeds, Piece
 from gateway.executions.hook_definitions import deliveries_for
 from gateway.executions.records import (
     Claim,
@@ -259,7 +259,7 @@ class Executions:
 
     # What else clients do
 
-    def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Logged, ...]]:
+    def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Piece, ...]]:
         """See ``Feeds.watch``."""
         if after.turn:
             self._metrics.resumed_streams.labels().inc()
