@@ -221,6 +221,7 @@ async def test_watch_needs_no_more_events_to_know_that_there_are_none() -> None:
     code, out, err = await watch(gateway)
     assert (code, out) == (0, LINES)
     assert err.endswith("\nconnected again\n")
+    assert gateway.resumed == [None, WELL[-1][0]]
 
 
 async def test_watch_gives_up_where_the_gateway_never_comes_back() -> None:
