@@ -159,6 +159,15 @@ async def test_a_short_lock_is_waited_for(store: Store, path: Path) -> None:
         assert await creating
 
 
+async def test_a_claim_that_meets_a_lock_says_so_and_takes_nothing(path: Path) -> None:
+    async with opened(path, busy_s=0.1) as store:
+        await submitted(store)
+        async with locked(path):
+            with pytest.raises(StoreFailed):
+                await store.claim("holder", wait_s=600)
+        assert (await claimed(store)).attempt == 1
+
+
 async def test_a_claim_that_waits_outlasts_a_lock(path: Path) -> None:
     async with opened(path, busy_s=0.1) as store:
         claiming = asyncio.create_task(store.claim("holder", wait_s=600))
@@ -258,6 +267,32 @@ async def test_a_file_that_is_no_database_is_named_and_left_alone(path: Path) ->
     with pytest.raises(StoreFailed, match=f"{path}: this is no database"):
         await SqliteStore(path).open()
     assert path.read_bytes() == b"a letter to somebody" * 500
+
+
+async def test_a_damaged_database_is_named(path: Path) -> None:
+    async with opened(path) as store:
+        await submitted(store)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\x5a" * (len(whole) - 4096))
+    with pytest.raises(StoreFailed, match=f"{path}: the database is damaged"):
+        await SqliteStore(path).open()
+
+
+async def test_what_is_damaged_while_it_is_used_is_said_to_be(path: Path) -> None:
+    async with opened(path) as store:
+        await submitted(store, payload=b"p" * 100_000)
+    with sqlite3.connect(path) as connection:
+        [page] = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'executions_by_key'"
+        ).fetchone()
+        connection.execute("PRAGMA journal_mode = DELETE")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\x5a" * 4096)
+    async with opened(path) as store:
+        for asked in (store.get(KEY), store.create(new())):
+            with pytest.raises(StoreFailed, match="damaged"):
+                await asked
 
 
 async def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
