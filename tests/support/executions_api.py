@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from gateway.sse import Decoder
+from tests.support.client import check_stream, read_events
 
 #: What goes wrong where a replica ends under a request.
 BROKEN = (aiohttp.ClientError, ConnectionError, TimeoutError)
@@ -84,6 +85,14 @@ class Api:
         """Make an execution and have a run of it queued."""
         await self.create(base, name, *hook_ids)
         await self.submit(base, name, pieces, pause_s)
+
+    async def query(self, base: str, name: str, pieces: int, pause_s: float) -> str:
+        """The same, asked for directly and streamed; returns what was streamed."""
+        url = f"{base}/pipelines/talk/queries?sse=true"
+        body = {"request": f"{name} {pieces} {pause_s:.3f}"}
+        async with self._session.post(url, json=body) as response:
+            assert response.status == 200, await response.text()
+            return "".join(check_stream(await read_events(response)).values())
 
     async def get(self, base: str, name: str) -> dict[str, Any]:
         """How an execution is."""

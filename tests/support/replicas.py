@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.redis_server import redis_server
-from tests.support.remote import Peer, Remote, Seen, remote
+from tests.support.remote import Peer, Seen, remote
 from tests.support.scripts import frames
 from tests.support.serving import ROOT, gone
 from tests.support.timing import until
@@ -39,7 +39,7 @@ pipelines:
 executions:
   store: "{store}"
   lease_s: {lease_s}
-  attempts_max: {attempts_max}
+  attempts_max: 1000
   concurrency: {concurrency}
   hooks: {{allow_networks: [127.0.0.0/8], retry_s: 0.2, attempts_max: 100}}
 """
@@ -242,32 +242,31 @@ class Replicas:
         return replica
 
 
-@asynccontextmanager
-async def replicas(
-    folder: Path,
+def configuration(
     store: str,
-    upstream: Behind | Remote,
+    upstream: Behind,
     *,
     lease_s: float = 1.0,
-    attempts_max: int = 1000,
     concurrency: int = 4,
     drain_s: float = 5.0,
-    more: str = "",
-) -> AsyncIterator[Replicas]:
-    """What starts replicas that share ``store``, with ``more`` of YAML at the end of their
-    configuration, which is that of ``executions``."""
-    config = folder / "gateway.yaml"
-    config.write_text(
-        _CONFIG.format(
-            behind=upstream.url,
-            store=store,
-            lease_s=lease_s,
-            attempts_max=attempts_max,
-            concurrency=concurrency,
-            drain_s=drain_s,
-        )
-        + more
+) -> str:
+    """The YAML of a gateway that keeps executions in ``store``."""
+    return _CONFIG.format(
+        behind=upstream.url,
+        store=store,
+        lease_s=lease_s,
+        concurrency=concurrency,
+        drain_s=drain_s,
     )
+
+
+@asynccontextmanager
+async def replicas(
+    folder: Path, store: str, upstream: Behind, **options: Any
+) -> AsyncIterator[Replicas]:
+    """What starts replicas that share ``store``; ``options`` are those of ``configuration``."""
+    config = folder / "gateway.yaml"
+    config.write_text(configuration(store, upstream, **options))
     zygote = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.support.zygote"),
         stdin=PIPE,
