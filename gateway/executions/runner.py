@@ -43,12 +43,12 @@ _BEAT_S: Final = 1.0
 
 
 class Telling(Protocol):
-    """Finds out which webhooks are to be told of something."""
+    """Finds out which of an execution's webhooks are to be told of something."""
 
     async def __call__(
-        self, key: Key, event: HookEvent, status: Status | None, observation: bytes | None = None
+        self, event: HookEvent, status: Status | None, observation: bytes | None = None
     ) -> tuple[Delivery, ...]:
-        """The messages to the execution's webhooks; ``observation`` for one that keeps none."""
+        """The messages; ``observation`` for an execution that keeps none. Raises StoreFailed."""
         ...
 
 
@@ -69,6 +69,7 @@ class _Turn:
         self.claim = claim
         self.log = log
         self.task: asyncio.Task[None]  # set as soon as it is made
+        self.telling: Telling | None = None
         self.failure: Exception | None = None
         self.why: _Why | None = None
         #: Whether it is past being cancelled: only its end is left to be written.
@@ -121,7 +122,7 @@ class Runner:
         *,
         holder: str,
         site: Callable[[], Site],
-        telling: Telling,
+        telling: Callable[[Key], Awaitable[Telling]],
         metrics: Metrics,
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -221,7 +222,7 @@ class Runner:
         status, message, found = Status.COMPLETED, None, Found()
         try:
             try:
-                await self._tell_begun(claim, log)
+                await self._tell_begun(turn)
                 found = await work(log)
             except Exception as error:  # noqa: BLE001  told to whoever asks for the execution
                 turn.failure = error
@@ -233,7 +234,7 @@ class Runner:
                 status, message, turn.failure = self._cut(turn)
             turn.ending = True
             outcome = _Outcome(status, self._clock() - began, message, found)
-            await self._end(log, claim.key, outcome)
+            await self._end(turn, outcome)
         except asyncio.CancelledError:
             if turn.why is not _Why.SUPERSEDED and not claim.direct:
                 with suppress(StoreFailed, Superseded):
@@ -266,9 +267,17 @@ class Runner:
             logs.events.exception("internal error", extra={"fields": fields})
         return "the gateway failed; its log says why"
 
-    async def _tell_begun(self, claim: Claim, log: EventLog) -> None:
-        telling = partial(self._telling, claim.key, HookEvent.STATUS_CHANGE, Status.RUNNING)
-        log.tell(
+    async def _told(self, turn: _Turn) -> Telling:
+        """Asked of the store once in a turn."""
+        if turn.telling is None:
+            key = turn.claim.key
+            turn.telling = await insist(partial(self._telling, key), key)
+        return turn.telling
+
+    async def _tell_begun(self, turn: _Turn) -> None:
+        claim = turn.claim
+        telling = partial(await self._told(turn), HookEvent.STATUS_CHANGE, Status.RUNNING)
+        turn.log.tell(
             status_event(claim.key, Status.RUNNING, attempt=claim.attempt),
             Status.RUNNING,
             await insist(telling, claim.key),
@@ -309,20 +318,20 @@ class Runner:
             )
         return replace(request, observation=observation), True
 
-    async def _end(self, log: EventLog, key: Key, outcome: _Outcome) -> None:
+    async def _end(self, turn: _Turn, outcome: _Outcome) -> None:
         try:
-            await log.finish(await self._ending(key, outcome))
+            await turn.log.finish(await self._ending(turn, outcome))
         except RequestRejected as error:  # what it found does not go with what is there
             outcome = _Outcome(Status.FAILED, outcome.duration_s, error.message)
-            await log.finish(await self._ending(key, outcome))
+            await turn.log.finish(await self._ending(turn, outcome))
         self._metrics.execution_duration.labels(outcome.status).observe(outcome.duration_s)
 
-    async def _ending(self, key: Key, outcome: _Outcome) -> Ending:
-        status, observation = outcome.status, outcome.found.observation
-        telling = partial(self._telling, status=status, observation=observation)
-        deliveries = await insist(partial(telling, key, HookEvent.STATUS_CHANGE), key)
+    async def _ending(self, turn: _Turn, outcome: _Outcome) -> Ending:
+        key, status, observation = turn.claim.key, outcome.status, outcome.found.observation
+        told = partial(await self._told(turn), status=status, observation=observation)
+        deliveries = await insist(partial(told, HookEvent.STATUS_CHANGE), key)
         if observation is not None:
-            deliveries += await insist(partial(telling, key, HookEvent.OBSERVATION_UPDATE), key)
+            deliveries += await insist(partial(told, HookEvent.OBSERVATION_UPDATE), key)
         return Ending(
             status=status,
             completed_at=self._wall(),
@@ -390,7 +399,7 @@ class Runner:
             self._store, claim, events_max=self._section.events_max, superseded=lambda: None
         )
         with suppress(Superseded):
-            await self._end(log, claim.key, _Outcome(status, 0.0, message))
+            await self._end(_Turn(claim, log), _Outcome(status, 0.0, message))
 
     # The end
 

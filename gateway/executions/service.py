@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final
 
 from gateway import logs
@@ -31,7 +32,7 @@ from gateway.executions.records import (
     Status,
     unknown,
 )
-from gateway.executions.runner import Found, Runner
+from gateway.executions.runner import Found, Runner, Telling
 from gateway.executions.store import Store
 from gateway.executions.telling import status_event
 from gateway.metrics import Dialect, Metrics
@@ -85,7 +86,7 @@ class Executions:
             section,
             holder=holder,
             site=site,
-            telling=self._deliveries,
+            telling=self._telling,
             metrics=metrics,
             clock=clock,
             wall=wall,
@@ -125,12 +126,11 @@ class Executions:
             Overloaded: too many are queued.
             StoreFailed: it is not known to be queued.
         """
-        deliveries = await self._deliveries(
-            key,
-            HookEvent.STATUS_CHANGE,
-            Status.QUEUED,
-            hook_ids=None if new is None else new.hook_ids,
-        )
+        about = (HookEvent.STATUS_CHANGE, Status.QUEUED)
+        if new is None:
+            deliveries = await self._deliveries(key, *about)
+        else:
+            deliveries = await self._messages(key, new.hook_ids, *about)
         queued = await self.store.submit(
             key,
             uuid.uuid4().hex,
@@ -296,43 +296,42 @@ class Executions:
         execution = await self.store.get(key)
         if execution is None:
             return False
-        deliveries = await self._deliveries(
-            key, HookEvent.SUBMIT, execution.status, hook_ids=execution.hook_ids
-        )
+        about = (HookEvent.SUBMIT, execution.status)
+        deliveries = await self._messages(key, execution.hook_ids, *about)
         if deliveries:
             await self.store.add_deliveries(deliveries)
             self._nudge()
         return True
 
+    async def _telling(self, key: Key) -> Telling:
+        execution = await self.store.get(key)
+        if execution is None:
+            return partial(self._messages, key, (), transient=False)
+        return partial(self._messages, key, execution.hook_ids, transient=execution.transient)
+
     async def _deliveries(
+        self, key: Key, event: HookEvent, status: Status | None
+    ) -> tuple[Delivery, ...]:
+        return await (await self._telling(key))(event, status)
+
+    async def _messages(
         self,
         key: Key,
+        hook_ids: tuple[str, ...],
         event: HookEvent,
         status: Status | None,
         observation: bytes | None = None,
         *,
-        hook_ids: tuple[str, ...] | None = None,
+        transient: bool = False,
     ) -> tuple[Delivery, ...]:
-        """The messages to the execution's webhooks; ``hook_ids``: which it has, where that is
-        known. An observation goes with them only where the execution will keep none."""
-        transient = False
-        if hook_ids is None:
-            execution = await self.store.get(key)
-            if execution is None:
-                return ()
-            hook_ids, transient = execution.hook_ids, execution.transient
+        """The messages to the webhooks ``hook_ids``. An observation goes with them only where the
+        execution will keep none."""
         if not hook_ids:
             return ()
         found = [await self.store.hook(key.owner, each) for each in hook_ids]
         hooks = [hook for hook in found if hook is not None]
-        return deliveries_for(
-            hooks,
-            key,
-            event,
-            status,
-            now=self._wall(),
-            observation=observation if transient else None,
-        )
+        given = observation if transient else None
+        return deliveries_for(hooks, key, event, status, now=self._wall(), observation=given)
 
     # Housekeeping
 
