@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -311,8 +312,10 @@ async def test_what_was_sent_with_a_run_is_nowhere_in_the_store_once_it_has_ende
     kind: str, tmp_path: Path
 ) -> None:
     file, context = secrets.token_hex(50), secrets.token_hex(50)
-    sent = {"media": [base64.b64encode(file.encode()).decode()]}
-    sent |= {"runtimeParameters": {"context": context}}
+    sent: dict[str, Any] = {
+        "media": [base64.b64encode(file.encode()).decode()],
+        "runtimeParameters": {"context": context},
+    }
 
     async with searched(kind, tmp_path) as (store, search), patience():
 
