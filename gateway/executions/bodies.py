@@ -8,6 +8,7 @@ Does not know: HTTP, where any of it is kept, whose it is.
 from __future__ import annotations
 
 import binascii
+import io
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ LIMIT: Final = 100
 LIMIT_MAX: Final = 1000
 
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,3}")
+_PIECE_CHARS: Final = 1 << 18
 _LINE_ENDS: Final = b"\r\n"
 #: What a browser that is led straight to a file may show: it has nothing in it that runs.
 _SHOWN: Final = frozenset(
@@ -66,6 +68,10 @@ class _Body(Struct, rename="camel", forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+# What is large is looked at in pieces, because each of them holds the interpreter: in a thread,
+# others run in between.
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_entries = msgspec.json.Decoder(list[Raw])
 
 
 def parse_given(body: bytes) -> Given:
@@ -121,7 +127,11 @@ def parse_observation(body: bytes) -> bytes:
     if not body.lstrip().startswith(b"{"):
         raise RequestRejected("the observation is not a JSON object")
     try:
-        msgspec.json.decode(body)
+        for value in _fields.decode(body).values():
+            for part in (
+                _entries.decode(value) if bytes(memoryview(value)[:1]) == b"[" else (value,)
+            ):
+                msgspec.json.decode(part)
     except RecursionError as error:
         raise RequestRejected("the observation is nested too deeply") from error
     except ValueError as error:
@@ -141,10 +151,7 @@ def parse_media(body: bytes, media_id: str, *, bytes_max: int) -> Media:
         raise RequestRejected("the request body is empty; expected a file, or its base64")
     content_type = detect(body)
     if content_type == "text/plain":
-        try:
-            decoded = binascii.a2b_base64(body.translate(None, _LINE_ENDS), strict_mode=True)
-        except binascii.Error:
-            decoded = b""
+        decoded = _from_base64(body)
         decoded_type = detect(decoded) if decoded else OCTET_STREAM
         if decoded_type != OCTET_STREAM:
             body, content_type = decoded, decoded_type
@@ -155,6 +162,24 @@ def parse_media(body: bytes, media_id: str, *, bytes_max: int) -> Media:
             code=Code.TOO_LARGE,
         )
     return Media(media_id, body, content_type)
+
+
+def _from_base64(text: bytes) -> bytes:
+    """What ``text`` is the base64 of; nothing where it is none."""
+    data, rest, padded = io.BytesIO(), b"", False
+    for start in range(0, len(text), _PIECE_CHARS):
+        piece = rest + text[start : start + _PIECE_CHARS].translate(None, _LINE_ENDS)
+        whole = len(piece) // 4 * 4
+        piece, rest = piece[:whole], piece[whole:]
+        try:
+            decoded = binascii.a2b_base64(piece, strict_mode=True)
+        except binascii.Error:
+            return b""
+        if padded and piece:
+            return b""
+        padded = padded or len(decoded) * 4 != whole * 3
+        data.write(decoded)
+    return b"" if rest else data.getvalue()
 
 
 def media_fields(media: Media) -> str:

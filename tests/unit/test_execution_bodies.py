@@ -159,7 +159,8 @@ def test_the_next_part_of_a_list_is_a_link_that_asks_for_the_same() -> None:
 
 
 def test_an_observation_is_taken_as_it_was_sent() -> None:
-    assert bodies.parse_observation(b' {"documents": [ ]}\n') == b' {"documents": [ ]}\n'
+    body = b' {"documents": [ ], "mediaContents": [{"id": "a"}, null], "other": {"a": 1}}\n'
+    assert bodies.parse_observation(body) == body
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,8 @@ def test_an_observation_is_taken_as_it_was_sent() -> None:
         (b"null", "not a JSON object"),
         (b"[{}]", "not a JSON object"),
         (b"{", "not valid JSON"),
+        (b'{"a":[1e999]}', "not valid JSON"),
+        (b'{"a":[{"b":"\xff"}]}', "not valid JSON"),
         (b'{"a":"\xff"}', "not valid JSON"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
         (b'{"a":1,"a":2}', 'the key "a" more than once'),
@@ -194,6 +197,38 @@ def test_the_base64_of_a_text_is_that_text() -> None:
 @pytest.mark.parametrize("body", [b"word", b"two words", b"\r\n", base64.b64encode(b"\0\1\2")])
 def test_a_text_whose_base64_would_be_nothing_known_is_that_text(body: bytes) -> None:
     assert upload(body) == Media("m-1", body, "text/plain")
+
+
+LARGE = PNG + bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        base64.b64encode(LARGE),
+        base64.encodebytes(LARGE),
+        base64.b64encode(LARGE + b"a") + b"\r\n",
+        base64.b64encode(LARGE + b"ab") + b"\r\n" * 200_000,
+    ],
+)
+def test_a_large_file_is_decoded_to_the_byte_wherever_its_lines_end(body: bytes) -> None:
+    file = upload(body, 10_000_000)
+    assert file.content_type == "image/png"
+    assert file.data.startswith(LARGE)
+    assert len(file.data) - len(LARGE) in (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        base64.b64encode(LARGE) * 2,
+        base64.b64encode(LARGE)[:-1],
+        base64.b64encode(LARGE) + b"!",
+        base64.b64encode(LARGE) + b" " * 300_000,
+    ],
+)
+def test_what_is_not_base64_to_its_end_is_a_text(body: bytes) -> None:
+    assert upload(body, 10_000_000) == Media("m-1", body, "text/plain")
 
 
 def test_a_file_is_bounded_by_what_is_kept_of_it() -> None:
