@@ -240,7 +240,9 @@ class Receiver(Protocol):
 class Watched:
     """A sink whose events one attempt hears first, and whose source stops its limits."""
 
-    __slots__ = ("_attempt", "_clock", "_complete", "_held", "_receiver", "_source", "_watch")
+    __slots__ = (
+        "_attempt", "_clock", "_complete", "_held", "_mute", "_receiver", "_source", "_watch",
+    )  # fmt: skip
 
     def __init__(self, attempt: Attempt, clock: Callable[[], float], receiver: Receiver) -> None:
         self._attempt = attempt
@@ -250,6 +252,8 @@ class Watched:
         self._source: Source | None = None
         self._held = False
         self._complete = False
+        #: No content has come yet, as the attempt has it.
+        self._mute = True
 
     def begin(self, source: Source) -> None:
         """See ``Sink``."""
@@ -264,14 +268,14 @@ class Watched:
     def frames(self, data: bytes, count: int) -> None:
         """See ``Sink``."""
         self._watch.heard_at = now = self._clock()
-        if self._attempt.mute:
+        if self._mute:
             self._hear(Frames(data, count))
         self._receiver.frames(data, count, now)
 
     def texts(self, texts: Sequence[bytes]) -> None:
         """See ``Sink``."""
         self._watch.heard_at = now = self._clock()
-        if self._attempt.mute and texts:
+        if self._mute and texts:
             # Which of them is content, a transform may decide; that one came is what counts here.
             self._hear(RawEvent(texts[0]))
         self._receiver.texts(texts, now)
@@ -279,17 +283,18 @@ class Watched:
     def feed(self, events: Iterable[Event]) -> None:
         """See ``Sink``."""
         self._watch.heard_at = now = self._clock()
-        self._receiver.feed(self._heard(events) if self._attempt.mute else events, now)
+        self._receiver.feed(self._heard(events) if self._mute else events, now)
 
     def _heard(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
-            if self._attempt.mute:
+            if self._mute:
                 self._hear(event)
             yield event
 
     def _hear(self, event: Event) -> None:
         """One that is no content yet, or the first that is: another limit may count from here."""
         self._attempt.heard(event)
+        self._mute = self._attempt.mute
         if not (self._held or self._complete):
             self._watch.go_on()
 

@@ -42,8 +42,10 @@ class EventStream:
     __slots__ = (
         "_alarm",
         "_alarms",
+        "_bytes",
         "_clock",
         "_counter",
+        "_events",
         "_exchange",
         "_fields",
         "_heartbeat_s",
@@ -74,6 +76,8 @@ class EventStream:
         self._alarms = alarms
         self._clock = clock
         self._wrote_at = 0.0
+        #: What was written, which its exchange is told at the end.
+        self._bytes = self._events = 0
         self._alarm: Alarm | None = None
         #: Whether the head is out, so that no other status can be given any more.
         self.opened = False
@@ -93,6 +97,8 @@ class EventStream:
         traceback: TracebackType | None,
     ) -> None:
         self._level.value -= 1
+        self._exchange.events += self._events
+        self._exchange.response_bytes += self._bytes
         self.stop()
 
     def stop(self) -> None:
@@ -137,14 +143,13 @@ class EventStream:
         if not self.opened:
             self._open()
         self._outlet.piece(data)
-        exchange = self._exchange
-        exchange.response_bytes += len(data)
+        self._bytes += len(data)
         self._wrote_at = now = self._clock()
         if count:
-            exchange.events += count
+            if not self._events:
+                self._exchange.first_event_s = now - self._exchange.began
+            self._events += count
             self._counter.value += count
-            if exchange.first_event_s is None:
-                exchange.first_event_s = now - exchange.began
         return now
 
     async def finish(self) -> Written:
@@ -175,7 +180,7 @@ class EventStream:
                 if not self.opened:
                     self._open()
                 outlet.piece(PING)
-                self._exchange.response_bytes += len(PING)
+                self._bytes += len(PING)
             self._wrote_at = self._clock()
             at = self._wrote_at + self._heartbeat_s
         self._alarm = self._alarms.set(at, self)

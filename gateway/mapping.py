@@ -45,7 +45,7 @@ class Mapper:
         self._transforms = route.transforms
         self._metrics = metrics
         self.bindings = bindings
-        #: The last event's text that the ``event`` transform was given.
+        #: The last text of an event that ``event_texts`` was given.
         self.seen = b""
 
     async def request(self, request: Request) -> Request:
@@ -128,7 +128,9 @@ class Mapper:
         if self._transforms.event is None or isinstance(event, Frames):
             return (event,)
         items: list[bytes] = []
+        seen = self.seen
         self.event_texts((event_json(event),), items)
+        self.seen = seen
         return [RawEvent(item) for item in items]
 
     def event_texts(self, texts: Sequence[bytes], made: list[bytes]) -> None:

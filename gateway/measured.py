@@ -6,6 +6,7 @@ Does not know: what is evaluated, or what for.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,7 +71,10 @@ class Measured:
         except TransformFailed as error:
             raise self.failed(error) from error
         finally:
-            self._duration.observe(self._clock() - began)
+            # As ``observe``, with one step less for each event of a stream.
+            duration, took_s = self._duration, self._clock() - began
+            duration.counts[bisect_left(duration.bounds, took_s)] += 1
+            duration.sum += took_s
 
     def release(self) -> None:
         """See ``Transform.release``."""

@@ -60,7 +60,8 @@ class Run:
     apart: bool = False
     #: Which actors of a pipeline of layers have failed, and with which code.
     actors_failed: dict[str, Code] = field(default_factory=dict)
-    _mapper: Mapper = field(init=False)
+    #: Its expressions. ``event_texts`` is as ``take``, for events that came as JSON texts.
+    mapper: Mapper = field(init=False)
     _deadlines: Deadlines = field(init=False)
     _actors: list[ActorRun] = field(default_factory=list)  # of the layer that runs
     _done: list[list[ActorRun]] = field(default_factory=list)  # of the finished layers
@@ -68,9 +69,8 @@ class Run:
     _layer_id: str = "0"
     _new_id: str = ""
     _made: tuple[str, bytes] | None = None
-    #: The last frames that were passed on unread, and the text of the last such event.
+    #: The last frames that were passed on unread.
     frames: bytes = b""
-    _text: bytes = b""
     _ending: list[Event] = field(default_factory=list)
     #: Whether the last event was sent: the route's transform may have dropped it.
     told: bool = True
@@ -84,7 +84,7 @@ class Run:
             "headers": dict(self.request.headers),
             "key": self.request.key,
         }
-        self._mapper = Mapper(self.route, bindings, self.services.metrics)
+        self.mapper = Mapper(self.route, bindings, self.services.metrics)
         self._deadlines = self.route.limits(
             self.services.clock(),
             stream=self.request.stream,
@@ -138,14 +138,6 @@ class Run:
             self._layer_id = event.layer_id
         return self._due(event, dialect)
 
-    def take_texts(self, texts: Sequence[bytes], due: list[bytes]) -> None:
-        """As ``take``, for events of which only the JSON texts were asked for. What is to be sent,
-        JSON texts too, is added to ``due`` one by one, so that it is there where one fails."""
-        try:
-            self._mapper.event_texts(texts, due)
-        finally:
-            self._text = self._mapper.seen
-
     def _due(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for ``event`` now. What is last must not be followed by a failure:
         where an observation is to come, the end of the last layer waits until it has been made."""
@@ -160,7 +152,7 @@ class Run:
         ready = None
         if dialect is Dialect.CAMBRION and self.reported_failure() is None:
             execution_id, observation = await self._observation()
-            ready = ObservationReady(await self._mapper.transformed(observation), execution_id)
+            ready = ObservationReady(await self.mapper.transformed(observation), execution_id)
         items = [item for event in self._ending for item in self._to_send(event)]
         return items if ready is None else [*items, ready]
 
@@ -176,7 +168,7 @@ class Run:
             if own and self.mode is Mode.EXECUTE and ready is not None and only.executes:
                 observation = ready.observation
                 if self.route.transforms.observation is not None:
-                    observation = await self._mapper.transformed(observation)
+                    observation = await self.mapper.transformed(observation)
                 return Result(ready.execution_id or self._execution_id, observation=observation)
         else:
             async with aclosing(self._events(dialect)) as events:
@@ -217,10 +209,10 @@ class Run:
         """What a Cambrion caller is answered where ``observation`` is what there is now. Raises
         GatewayError."""
         if self.mode is Mode.EXECUTE:
-            transformed = await self._mapper.transformed(observation)
+            transformed = await self.mapper.transformed(observation)
             return Result(execution_id, observation=transformed)
         if self.mode is Mode.EXECUTE_JSON:
-            return Result(execution_id, view=await self._mapper.json(observation))
+            return Result(execution_id, view=await self.mapper.json(observation))
         return Result(execution_id, view=await self._own_view(observation))
 
     async def _ask(self, dialect: Dialect) -> ActorRun:
@@ -279,7 +271,7 @@ class Run:
                 if request.try_image_conversion:
                     pages_max = self.services.pdf_pages_max
                     request = await pdf.convert(request, pages_max=pages_max)
-            self.request = await self._mapper.request(request)
+            self.request = await self.mapper.request(request)
 
     def _part(self, number: int, dialect: Dialect) -> Part:
         """What the actors of layer ``number`` know of the run."""
@@ -288,7 +280,7 @@ class Run:
         last = number + 1 == len(route.layers)
         return Part(
             route=route,
-            mapper=self._mapper,
+            mapper=self.mapper,
             services=self.services,
             request=self.request,
             layers=b"[" + b",".join(self._view) + b"]" if self._view else b"[]",
@@ -370,7 +362,7 @@ class Run:
 
     def _to_send(self, event: Event) -> Sequence[Event]:
         """The event, or what the route's ``event`` transform makes of it."""
-        items = self._mapper.events(event)
+        items = self.mapper.events(event)
         self.told = bool(items)
         return items
 
@@ -397,7 +389,7 @@ class Run:
     def _current_layer(self) -> str:
         """The layer that runs now. Frames that were passed on unread are looked into only here."""
         texts = [frame.data for frame in Decoder(len(self.frames) + 1).feed(self.frames)]
-        for text in [*texts, self._text]:
+        for text in [*texts, self.mapper.seen]:
             try:
                 event = parse_event(text)
             except ValueError:  # not worth failing over: the run has failed already
@@ -459,7 +451,7 @@ class Run:
             return actor.ready.observation
         finished = actor.finished if actor.relays else None
         responses = (actor.response,) if finished is None else finished.responses
-        return await self._mapper.observation(responses, self._execution_id)
+        return await self.mapper.observation(responses, self._execution_id)
 
     def _append(self, first: bytes, second: bytes, replaces: bool, actor: ActorRun) -> bytes:
         try:
@@ -475,7 +467,7 @@ class Run:
 
     def _no_observation(self, actor: ActorRun, what: str) -> GatewayError:
         if actor.ready is None:
-            return self._mapper.bad_result("responses_to_observation", what)
+            return self.mapper.bad_result("responses_to_observation", what)
         return UpstreamFailed(
             f"upstream {actor.target.guard.name}: {what}", code=Code.UPSTREAM_INVALID
         )
@@ -486,7 +478,7 @@ class Run:
         began = clock()
         try:
             return await self.services.sandbox.evaluate(
-                self.request.transform or "", observation, self._mapper.bindings
+                self.request.transform or "", observation, self.mapper.bindings
             )
         except TransformFailed as error:
             metrics.transform_errors.labels(self.route.name, "client", error.reason).inc()

@@ -34,6 +34,7 @@ class Relay:
         "_clock",
         "_dialect",
         "_exchange",
+        "_frames",
         "_held_since",
         "_render",
         "_run",
@@ -62,6 +63,8 @@ class Relay:
         self._held_since: float | None = None
         #: Frames that wait for an event.
         self._before = b""
+        #: The last that were written; the run asks for them only where something else comes of it.
+        self._frames = b""
         #: Seconds that were spent on the events themselves, while the upstream was waited for.
         self._busy_s = 0.0
 
@@ -76,6 +79,7 @@ class Relay:
                 guard, call, deadlines = await run.asked(self._dialect)
                 await guard.relay(upstream, call, deadlines, self)
             finally:
+                run.frames = self._frames
                 self._go_on()
                 others_s = waited.client_s - others_s + self._busy_s
                 waited.upstream_s += max(0.0, clock() - asked - others_s)
@@ -108,7 +112,7 @@ class Relay:
             return
         if self._before:
             data, self._before = self._before + data, b""
-        self._run.frames = data
+        self._frames = data
         self._busy_s += self._stream.push(data, count) - now
         if self._client.blocked:
             self._hold()
@@ -119,12 +123,17 @@ class Relay:
             return
         pieces: list[bytes] = []
         try:
-            self._run.take_texts(texts, pieces)
+            self._run.mapper.event_texts(texts, pieces)
         finally:
-            self._write(encode_all(pieces), len(pieces), now)
+            push = self._stream.push
+            ended = push(encode_all(pieces), len(pieces)) if pieces else self._clock()
+            self._busy_s += ended - now
+            if self._client.blocked:
+                self._hold()
 
     def feed(self, events: Iterable[Event], now: float) -> None:
         """See ``Receiver``. Events before one that fails are still written."""
+        self._run.frames = self._frames
         take, render, dialect = self._run.take, self._render, self._dialect
         pieces: list[bytes] = []
         try:
@@ -133,12 +142,11 @@ class Relay:
                     continue
                 pieces.extend(map(render, take(event, dialect)))
         finally:
-            self._write(b"".join(pieces), len(pieces), now)
-
-    def _write(self, data: bytes, count: int, began: float) -> None:
-        self._busy_s += (self._stream.push(data, count) if count else self._clock()) - began
-        if self._client.blocked:
-            self._hold()
+            push = self._stream.push
+            ended = push(b"".join(pieces), len(pieces)) if pieces else self._clock()
+            self._busy_s += ended - now
+            if self._client.blocked:
+                self._hold()
 
     def _hold(self) -> None:
         """The client has no room, and is waited for."""
