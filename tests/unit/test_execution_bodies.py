@@ -222,6 +222,7 @@ def test_a_large_file_is_decoded_to_the_byte_wherever_its_lines_end(body: bytes)
     "body",
     [
         base64.b64encode(LARGE) * 2,
+        base64.b64encode(LARGE[: 3 * 2**16 - 1]) * 2,  # each is read in one piece
         base64.b64encode(LARGE)[:-1],
         base64.b64encode(LARGE) + b"!",
         base64.b64encode(LARGE) + b" " * 300_000,
