@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.support.kept import CHAT, STREAM, SYNC, Api, numbered, running
+from tests.support.raw import raw
 from tests.support.scripts import EVENTS
 from tests.support.timing import patience, until
 
@@ -108,6 +110,36 @@ async def test_who_watches_what_has_not_begun_hears_so_at_once(api: Api) -> None
     assert events[-1][1]["status"] == "COMPLETED"
 
 
+async def test_who_watches_what_is_removed_is_let_go(api: Api) -> None:
+    execution_id = await api.new()
+    url = f"/v1/executions/{execution_id}/events"
+    async with patience(), api.session.get(url) as response:
+        await response.content.readline()
+        await api.call("DELETE", f"/v1/executions/{execution_id}", 204)
+        assert numbered(await response.read()) == []
+    await api.call("GET", url, 404)
+
+
+async def test_a_watcher_who_reads_nothing_is_dropped_and_holds_up_nobody() -> None:
+    async with running(server="write_timeout_s: 1") as api:
+        execution_id = await api.submit(text="x" * 3_000_000)
+        await api.ended(execution_id)
+        async with raw(api.base) as sleeper:
+            head = f"GET /v1/executions/{execution_id}/events HTTP/1.1"
+            await sleeper.send(f"{head}\r\nHost: x\r\n\r\n".encode())
+            assert (await api.log(execution_id))[-1][1]["status"] == "COMPLETED"
+
+            async def open_streams() -> str:
+                text = (await api.call("GET", "/metrics")).decode()
+                (count,) = re.findall(r"^gateway_streams_open{.*} (.*)$", text, re.MULTILINE)
+                return str(count)
+
+            assert await open_streams() == "1.0"
+            async with patience():
+                while await open_streams() != "0.0":
+                    await asyncio.sleep(0.05)
+
+
 # Streams that can be attached to again
 
 
@@ -163,4 +195,4 @@ async def test_a_direct_stream_that_fails_before_it_began_has_the_status_that_sa
     asked = {"executionId": execution_id, "text": "fail"}
     async with api.session.post(SYNC, json=asked, headers=STREAM) as response:
         assert response.status == 502
-    assert await api.status(execution_id) == "FAILED"
+    assert (await api.ended(execution_id))["status"] == "FAILED"

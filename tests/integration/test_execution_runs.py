@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,7 @@ import pytest
 from tests.support.client import PNG, read_events
 from tests.support.gated import page
 from tests.support.kept import ASYNC, STREAM, SYNC, Api, running
-from tests.support.timing import until
+from tests.support.timing import patience, until
 
 
 @pytest.fixture
@@ -65,9 +66,10 @@ async def test_what_an_idempotent_run_finds_takes_the_place_of_what_is_the_same(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_direct_call_found_is_kept(api: Api, stream: bool) -> None:
+@pytest.mark.parametrize("path", [SYNC, SYNC.replace("doc", "chat")])
+async def test_what_a_direct_call_found_is_kept(api: Api, path: str, stream: bool) -> None:
     asked = {"text": "hello", "tag": "t"}
-    async with api.session.post(SYNC, json=asked, headers=STREAM if stream else {}) as response:
+    async with api.session.post(path, json=asked, headers=STREAM if stream else {}) as response:
         answer = (await read_events(response))[-1] if stream else await response.json()
     execution_id = answer["executionId"]
     kept = await api.call("GET", f"/v1/executions/{execution_id}/observation")
@@ -187,3 +189,28 @@ async def test_an_execution_that_is_removed_while_it_runs_is_given_up(api: Api) 
     await api.call("DELETE", f"/v1/executions/{execution_id}", 204)
     await until(lambda: api.docs.left == 1)
     await api.call("GET", f"/v1/executions/{execution_id}", 404)
+
+
+@pytest.mark.parametrize("how", ["POST /cancel 409", "DELETE / 404"])
+async def test_a_direct_run_is_ended_from_elsewhere_as_a_queued_one_is(api: Api, how: str) -> None:
+    method, rest, status = how.split()
+    api.docs.gate.clear()
+    execution_id = await api.new()
+    asked = {"executionId": execution_id, "text": "x"}
+    answer = asyncio.create_task(api.call("POST", SYNC, int(status), json=asked))
+    await until(lambda: api.docs.calls)
+    await api.call(method, f"/v1/executions/{execution_id}{rest}", 204)
+    async with patience():
+        await answer
+    await until(lambda: api.docs.left == 1)
+
+
+async def test_a_direct_run_ends_with_the_client_who_asked_for_it(api: Api) -> None:
+    api.docs.gate.clear()
+    execution_id = await api.new()
+    asked = {"executionId": execution_id, "text": "x"}
+    answer = asyncio.create_task(api.call("POST", SYNC, json=asked))
+    await until(lambda: api.docs.calls)
+    answer.cancel()
+    assert (await api.ended(execution_id))["status"] == "CANCELLED"
+    await until(lambda: api.docs.left == 1)

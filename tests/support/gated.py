@@ -56,8 +56,8 @@ class Reader:
 
 
 class Talker:
-    """A script: a remote Pupau that tells ``EVENTS``, of which it holds back all but ``first``
-    until ``gate`` is open."""
+    """A script: a remote Pupau that tells ``EVENTS``. Of a stream of them it holds back all but
+    ``first`` until ``gate`` is open."""
 
     def __init__(self, first: int = 2) -> None:
         self.gate = asyncio.Event()
@@ -68,6 +68,9 @@ class Talker:
     async def __call__(self, seen: Seen, peer: Peer) -> None:
         """Answer one call."""
         self.calls += 1
+        if "sse=true" not in seen.path:
+            await peer.answer(json.dumps(EVENTS[-1]["responses"]).encode())
+            return
         await peer.open_stream()
         await peer.chunk(frames(EVENTS[: self.first]))
         await self.gate.wait()

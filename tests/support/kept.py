@@ -103,10 +103,11 @@ def numbered(body: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 @asynccontextmanager
-async def running(executions: str = "{}") -> AsyncIterator[Api]:
-    """A gateway with that section."""
+async def running(executions: str = "{}", *, server: str = "") -> AsyncIterator[Api]:
+    """A gateway with these sections."""
     docs, talk = Reader(), Talker()
     async with remote(docs) as first, remote(talk) as second:
-        config = CONFIG.format(executions=executions, docs=first.url, talk=second.url)
+        config = f"server: {{port: 0, {server}}}\n" if server else ""
+        config += CONFIG.format(executions=executions, docs=first.url, talk=second.url)
         async with gateway(config) as base, client(base) as session:
             yield Api(base, session, docs, talk, first)
