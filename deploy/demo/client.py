@@ -43,10 +43,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One event of a stream; ``after_s``: seconds from sending the request."""
+    """One event of a stream; ``after_s``: seconds from sending the request. ``id``: its place in
+    an execution's log, where it has one."""
 
     after_s: float
     event: dict[str, Any]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,10 @@ def send(url: str, body: Body | None = None, headers: Mapping[str, str] | None =
             raise AnswerError(f"no answer from {url}: {cause!r}") from cause
 
 
-def stream(url: str, body: Body, headers: Mapping[str, str]) -> Generator[Arrived, None, None]:
-    """POST ``body`` and yield the answer's events as they arrive.
+def stream(
+    url: str, body: Body | None, headers: Mapping[str, str]
+) -> Generator[Arrived, None, None]:
+    """POST ``body`` (GET where there is none) and yield the answer's events as they arrive.
 
     Raises:
         AnswerError: the answer is no event stream, or broke off.
@@ -112,10 +116,13 @@ def stream(url: str, body: Body, headers: Mapping[str, str]) -> Generator[Arrive
             if response.status != 200 or kind != "text/event-stream":
                 text = response.read(500).decode("utf-8", "replace")
                 raise AnswerError(f"status {response.status}, {kind}: {text}")
+            event_id = ""
             for line in response:
+                if line.startswith(b"id:"):
+                    event_id = line.removeprefix(b"id:").decode().strip()
                 if line.startswith(b"data:"):
                     event = msgspec.json.decode(line.removeprefix(b"data:"), type=dict[str, Any])
-                    yield Arrived(time.monotonic() - started, event)
+                    yield Arrived(time.monotonic() - started, event, event_id)
         except (OSError, http.client.HTTPException, msgspec.DecodeError) as cause:
             raise AnswerError(f"the stream from {url} broke: {cause!r}") from cause
 

@@ -18,6 +18,7 @@ import msgspec
 
 from deploy.demo import invoices
 from deploy.demo.client import AnswerError, form_body, json_body, send
+from deploy.demo.lasting import run_that_outlives_its_gateway
 from deploy.demo.report import report_for_both_clients
 from deploy.demo.stage import (
     Stage,
@@ -221,7 +222,7 @@ def _receipt_with_an_upstream_down(stage: Stage) -> None:
 
 
 def _numbers(stage: Stage) -> None:
-    stage.screen.scene("9  What the gateway counted meanwhile")
+    stage.screen.scene("10  What the gateway counted meanwhile")
     stage.screen.command(f"curl -s {stage.base}/metrics")
     answer = send(f"{stage.base}/metrics")
     stage.screen.metrics(answer.body.decode())
@@ -237,6 +238,7 @@ SCENES: Final[tuple[Callable[[Stage], None], ...]] = (
     _receipt_for_both_clients,
     report_for_both_clients,
     _receipt_with_an_upstream_down,
+    run_that_outlives_its_gateway,
     _numbers,
 )
 

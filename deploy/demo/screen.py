@@ -180,6 +180,9 @@ def _event_line(event: dict[str, Any], *, texts: bool = True) -> str:
             + "".join(f" {error['name']}: {error['message']}" for error in response["errors"])
             for response in event["responses"]
         )
+    elif kind == "EXECUTION_STATUS":
+        attempt = f", attempt {event['attempt']}" if "attempt" in event else ""
+        said = f"{event['status']}{attempt}"
     elif kind == "OBSERVATION":
         said = f"{len(event['observation'].get('mediaContents', []))} media content(s)"
     else:

@@ -59,6 +59,8 @@ def test_the_demo_ends_by_itself_with_every_answer_right(environment: dict[str, 
     assert "✗" not in output
     assert output.count("✓ The summary and the checks took turns: true") == 2  # in each dialect
     assert "✓ The second one has answered: " in output
+    assert "✓ Every event came, and none twice: true" in output
+    assert "✓ Its result is there once: 1" in output
     assert_nothing_stays(environment)
 
 
