@@ -31,6 +31,9 @@ _VERSION: Final = 1
 _SQLITE_MIN: Final = (3, 24, 0)
 #: What the write-ahead log may leave on the disk when it begins anew.
 _LOG_BYTES: Final = 64 * 1024 * 1024
+#: How long that log grows, in pages of 4 KiB, before what is in it is put into its place. Whoever
+#: writes waits for that; put off, it is less often, and each page less often among it.
+_LOG_PAGES: Final = 4000
 #: How often to try whether another process has ended its writing. SQLite itself waits longer and
 #: longer, and so the longest for whom it let wait the longest.
 _AGAIN_S: Final = 0.0005
@@ -177,6 +180,7 @@ def _set_up(connection: sqlite3.Connection, busy_s: float) -> None:
     _patiently(connection, "PRAGMA journal_mode = WAL", busy_s)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}").fetchall()
 
 
 def begin(connection: sqlite3.Connection, busy_s: float) -> None:
