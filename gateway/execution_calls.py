@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.answering import Action, Answering
-from gateway.errors import Code, GatewayError, RequestRejected
+from gateway.errors import Code, GatewayError, RequestRejected, StoreFailed
 from gateway.eventstream import PING
 from gateway.exchange import Exchange
 from gateway.executions import bodies
@@ -40,6 +40,7 @@ from gateway.metrics import Mode
 from gateway.model import Request
 from gateway.observation import with_execution_id
 from gateway.outlet import Written
+from gateway.pipeline import Run
 from gateway.reading import Reading
 from gateway.route import Route
 from gateway.routing import Target
@@ -202,17 +203,30 @@ class ExecutionCalls:
         run = self._answering.new_run(exchange, route, request)
         instead = ready or request.idempotent
         if request.stream:
-            events = self._executions.stream(
-                run, key, new, dialect=exchange.dialect, replace=instead
-            )
-            fields = f"X-Execution-Id: {key.id}\r\n"
-            return await self._stream(exchange, _singly(events), fields)
+            return await self._begin_stream(exchange, run, key, new, replaces=instead)
         if exchange.mode is Mode.EXECUTE_TRANSFORM:
             await run.check_transform()
         if new is not None:
             await self._store.create(new)
         result = await self._executions.call(run, key, replace=instead)
         return await self._answering.send_result(exchange, result)
+
+    async def _begin_stream(
+        self, exchange: Exchange, run: Run, key: Key, new: New | None, *, replaces: bool
+    ) -> Written:
+        """Answer with the events of a run that others can attach to."""
+        without = new is not None and not new.hook_ids  # it is all the same to the caller
+        if without and not self._executions.answers:
+            return await self._answering.run(exchange, run)
+        try:
+            claim = await self._executions.begin(key, new)
+        except StoreFailed:
+            if not without:
+                raise
+            return await self._answering.run(exchange, run)
+        events = self._executions.stream(run, claim, dialect=exchange.dialect, replace=replaces)
+        fields = f"X-Execution-Id: {key.id}\r\n"
+        return await self._stream(exchange, _singly(events), fields)
 
     # Executions
 

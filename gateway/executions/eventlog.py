@@ -51,13 +51,25 @@ class EventLog:
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._torn = False
 
     def add(self, text: bytes) -> EventId:
         """Have an event written; returns its ID."""
+        if self._torn:
+            self._first += 1
+            return EventId(self._claim.turn, self._first - 1)
         self._waiting.append(text)
         self._bytes += len(text)
         self._more.set()
         return EventId(self._claim.turn, self._first + len(self._waiting) - 1)
+
+    def tear(self) -> None:
+        """Write nothing more but the end, and with that remove what was written: nobody is to
+        read a log with a hole in it. Only numbers are still given out."""
+        self._torn = True
+        self._first += len(self._waiting)
+        self._waiting, self._bytes = [], 0
+        self._more.clear()
 
     def tell(self, text: bytes, status: Status, deliveries: Sequence[Delivery]) -> EventId:
         """As ``add``, with what the execution's status is from then on."""
@@ -103,12 +115,27 @@ class EventLog:
         if self._status is status:
             self._status = None
         self._deliveries = self._deliveries[len(deliveries) :]
-        del self._waiting[: len(events)]
-        self._first += len(events)
+        if not self._torn:
+            del self._waiting[: len(events)]
+            self._first += len(events)
         self._bytes = sum(map(len, self._waiting))
         if not self._waiting:
             self._more.clear()
         self._room.set()
+
+    async def last(self, text: bytes, status: Status) -> None:
+        """Write what is left and one event more, trying once; ``run`` has been cancelled.
+
+        Raises Superseded, StoreFailed."""
+        self.tell(text, status, ())
+        await self._store.write(
+            self._claim,
+            self._first,
+            self._waiting,
+            status=status,
+            deliveries=self._deliveries,
+            events_max=self._events_max,
+        )
 
     async def finish(self, ending: Ending) -> None:
         """Write what is left, and with it how the run ended.
@@ -125,9 +152,8 @@ class EventLog:
                 events=(*self._waiting, *ending.events),
                 deliveries=(*self._deliveries, *ending.deliveries),
             )
-            finish = partial(
-                self._store.finish, self._claim, self._first, whole, events_max=self._events_max
-            )
+            most = len(ending.events) if self._torn else self._events_max
+            finish = partial(self._store.finish, self._claim, self._first, whole, events_max=most)
             await insist(finish, self._claim.key)
             self._waiting.clear()
 

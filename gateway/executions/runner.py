@@ -14,6 +14,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from math import inf
 from typing import Final, Protocol, TypeAlias
 
 from msgspec.structs import replace
@@ -40,6 +41,8 @@ _AGAIN_S: Final = 0.5
 _RELEASE_S: Final = 2.0
 #: At least so often a process shows that it lives, and learns what was cancelled, seconds.
 _BEAT_S: Final = 1.0
+#: So many beats without an answer mean that the store has none to give.
+_BEATS_MISSED: Final = 3
 
 
 class Telling(Protocol):
@@ -140,6 +143,9 @@ class Runner:
         self._slots = asyncio.Semaphore(section.concurrency)
         self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
+        self._pause_s = min(_BEAT_S, section.lease_s / 5)
+        self._heard = -inf
+        self._burying: set[asyncio.Task[None]] = set()
         #: Every holder that is known to the store, this one included; the first of them does what
         #: is to be done once for all.
         self.holders: frozenset[str] = frozenset()
@@ -149,10 +155,16 @@ class Runner:
         """Whether this process does what is to be done by one only."""
         return bool(self.holders) and min(self.holders) == self._holder
 
+    @property
+    def store_answers(self) -> bool:
+        """Whether one of the last beats got an answer."""
+        return self._clock() - self._heard < _BEATS_MISSED * self._pause_s
+
     async def start(self) -> None:
         """Show that this process lives, and begin to look for work. Raises StoreFailed."""
         beat = await self._store.beat(self._holder)
         self.holders = frozenset(beat.holders)
+        self._heard = self._clock()
         self._tasks = [asyncio.create_task(each()) for each in (self._claim, self._live)]
 
     # Work
@@ -237,12 +249,21 @@ class Runner:
             await self._end(turn, outcome)
         except asyncio.CancelledError:
             if turn.why is not _Why.SUPERSEDED and not claim.direct:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
                 with suppress(StoreFailed, Superseded):
-                    await self._store.release(claim)
+                    await self._put_back(turn)
         except Superseded:
             turn.failure = unknown(claim.key)
         finally:
             writing.cancel()
+
+    async def _put_back(self, turn: _Turn) -> None:
+        """Let others run it; who watches is told that it will begin again."""
+        claim = turn.claim
+        if not turn.ending:
+            await turn.log.last(status_event(claim.key, Status.QUEUED), Status.QUEUED)
+        await self._store.release(claim)
 
     def _uncancel(self) -> None:
         task = asyncio.current_task()
@@ -358,16 +379,16 @@ class Runner:
     # Life
 
     async def _live(self) -> None:
-        pause_s = min(_BEAT_S, self._section.lease_s / 5)
         while True:
             with suppress(StoreFailed):  # the others fail so too, and nobody is taken for dead
                 await self._beat()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(self._pause_s)
 
     async def _beat(self) -> None:
         running = list(self._turns)
         beat = await self._store.beat(self._holder)
         self.holders = frozenset(beat.holders)
+        self._heard = self._clock()
         for place in running:
             turn = self._turns.get(place)
             if turn is None:
@@ -384,7 +405,9 @@ class Runner:
             if lost is not None:
                 logs.events.warning("took over from a replica that has died")
                 for claim in lost:
-                    await self._bury(claim)
+                    task = asyncio.create_task(self._bury(claim))
+                    self._burying.add(task)
+                    task.add_done_callback(self._burying.discard)
 
     async def _bury(self, claim: Claim) -> None:
         """End a run that is not to be begun again."""
@@ -426,6 +449,7 @@ class Runner:
                 if self._turns:
                     await self._idle.wait()
                 await self._store.leave(self._holder)
-        for task in self._tasks:
+        tasks = (*self._tasks, *self._burying)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

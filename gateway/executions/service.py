@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway import logs
 from gateway.dialects.events import event_json
-from gateway.errors import GatewayError, RequestRejected, StoreFailed
+from gateway.errors import RequestRejected, StoreFailed
 from gateway.executions import orders
 from gateway.executions.eventlog import EventLog
 from gateway.executions.feeds import Feeds, Piece
@@ -46,6 +46,8 @@ _COUNT_S: Final = 5.0
 _EXPIRE_S: Final = 60.0
 #: The least that is left of a transient execution's events for those who watch it, seconds.
 _LINGER_S: Final = 60.0
+#: How long a direct call's answer may wait to be written down, seconds.
+_RECORD_S: Final = 1.0
 #: So many events may wait for the client of a direct stream before its run waits for it.
 _AHEAD: Final = 64
 
@@ -162,7 +164,7 @@ class Executions:
         """
         if run.request.transform is not None:
             await run.services.sandbox.check_syntax(run.request.transform)
-        claim = await self._begun(key, None)
+        claim = await self.begin(key, None)
 
         async def work(log: EventLog) -> Found:
             return Found(await run.perform(), replace)
@@ -184,14 +186,39 @@ class Executions:
             observation=observation,
             events=(status_event(new.key, Status.COMPLETED),),
         )
+        why = "the store does not answer"
         try:
-            await self.store.record(new, ending)
+            if self.answers:
+                async with asyncio.timeout(_RECORD_S):
+                    await self.store.record(new, ending)
+                return
         except (StoreFailed, RequestRejected) as error:
-            fields = {"execution": new.key.id, "error": error.message}
-            logs.events.warning("a direct call was not kept", extra={"fields": fields})
+            why = error.message
+        except TimeoutError:
+            pass
+        fields = {"execution": new.key.id, "error": why}
+        logs.events.warning("a direct call was not kept", extra={"fields": fields})
+
+    @property
+    def answers(self) -> bool:
+        """Whether the store answered lately. What can do without it need not wait for it."""
+        return self._runner.store_answers
+
+    async def begin(self, key: Key, new: New | None) -> Claim:
+        """Begin a direct run, for ``stream``; ``new``: make its execution first, if there is none.
+
+        Raises:
+            RequestRejected: there is no such execution.
+            StoreFailed: it has not begun.
+        """
+        run_id, now = uuid.uuid4().hex, self._wall()
+        claim = await self.store.begin(key, run_id, self._holder, queued_at=now, new=new)
+        if claim is None:
+            raise unknown(key)
+        return claim
 
     async def stream(
-        self, run: Run, key: Key, new: New | None, *, dialect: Dialect, replace: bool
+        self, run: Run, claim: Claim, *, dialect: Dialect, replace: bool
     ) -> AsyncGenerator[Logged]:
         """As ``call``, streamed: the run's events with the IDs that they have in its log.
 
@@ -201,41 +228,48 @@ class Executions:
         Raises as ``call`` does; where anything was yielded before, an event has told of it.
         """
         run.apart = True
-        claim = await self._begun(key, new)
         passing: asyncio.Queue[Logged | None] = asyncio.Queue(_AHEAD)
-        attached = True
+        attached, failure, whole = True, None, False
 
         async def work(log: EventLog) -> Found:
-            async with aclosing(run.stream(dialect)) as events:
-                async for event in events:
-                    text = event_json(event)
-                    told = Logged(log.add(text), text)
-                    if log.full:
-                        await log.room()
-                    if attached:
-                        await passing.put(told)
-            if dialect is Dialect.PUPAU:
-                return Found()
-            return Found(await run.found(), replace)
-
-        async def running() -> None:
+            nonlocal failure, whole
             try:
-                await self._runner.direct(claim, work)
+                async with aclosing(run.stream(dialect)) as events:
+                    async for event in events:
+                        text = event_json(event)
+                        told = Logged(log.add(text), text)
+                        if log.full and not self.answers:
+                            log.tear()  # rather than keep its client waiting
+                        elif log.full:
+                            await log.room()
+                        if attached:
+                            await passing.put(told)
+                observation = None if dialect is Dialect.PUPAU else await run.found()
+                whole = True
+            except Exception as error:
+                failure = error
+                raise
             finally:
                 if attached:
                     await passing.put(None)
+            return Found(observation, replace)
 
-        task = asyncio.create_task(running())
+        task = asyncio.create_task(self._runner.direct(claim, work))
         try:
             while (told := await passing.get()) is not None:
                 yield told
-            await task
+            # How it ended can be read when its stream has, if the store is there to keep it.
+            wait_s = _RECORD_S if self.answers else 0.0
+            await asyncio.wait((task,), timeout=wait_s if whole or failure is not None else None)
+            if failure is not None:
+                raise failure
+            if task.done():
+                await task
         finally:
             attached = False
             while not passing.empty():  # whoever waits to put something there goes on
                 passing.get_nowait()
-            if not task.done():
-                self._keep(asyncio.create_task(self._outlive(task, key)))
+            self._keep(asyncio.create_task(self._outlive(task, claim.key)))
             self._nudge()
 
     async def _outlive(self, task: asyncio.Task[None], key: Key) -> None:
@@ -247,15 +281,7 @@ class Executions:
                 break
             left_s = max(1.0, self.section.resume_s)
         task.cancel()
-        with suppress(asyncio.CancelledError, GatewayError):
-            await task
-
-    async def _begun(self, key: Key, new: New | None) -> Claim:
-        run_id, now = uuid.uuid4().hex, self._wall()
-        claim = await self.store.begin(key, run_id, self._holder, queued_at=now, new=new)
-        if claim is None:
-            raise unknown(key)
-        return claim
+        await asyncio.gather(task, return_exceptions=True)
 
     # What else clients do
 
