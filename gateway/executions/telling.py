@@ -19,8 +19,8 @@ def status_event(
     """``{"type": "EXECUTION_STATUS", "executionId", "status"}``, with ``message`` where a run has
     failed, and ``attempt`` where it is not its first.
 
-    A run that is RUNNING once more, after QUEUED or with an ``attempt``, begins from the start: what
-    was told of it before is void."""
+    A run that is RUNNING once more, after QUEUED or with an ``attempt``, begins from the start:
+    what was told of it before is void."""
     value: dict[str, Any] = {
         "type": "EXECUTION_STATUS",
         "executionId": key.id,
