@@ -16,10 +16,10 @@ from typing import Final
 from msgspec.structs import replace
 from redis.exceptions import NoPermissionError
 
-from gateway import observation as observations
 from gateway.errors import Code, Overloaded, RequestRejected, StoreFailed
 from gateway.executions import redis_forms as forms
 from gateway.executions import redis_scripts as scripts
+from gateway.executions.merging import appended
 from gateway.executions.records import (
     Beat,
     Claim,
@@ -46,6 +46,11 @@ _LOOK_DEAF_S: Final = 0.1
 _MERGES: Final = 50
 #: How many executions are removed in one script, which holds up all others.
 _EXPIRED: Final = 100
+#: Observations of more than this together are put together in a thread of their own.
+_AT_ONCE_BYTES: Final = 256 * 1024
+#: How many pieces of a long observation are read at once.
+_PIECES: Final = 8
+_UNBOUND: Final = 10**9
 _BUSY: Final = "too many wrote to the observation at the same time"
 
 
@@ -99,8 +104,7 @@ class RedisStore(HookCalls):
 
     async def get(self, key: Key) -> Execution | None:
         """See ``Store``."""
-        found = await self._fields(key, "new", "status", "message", "completed", "duration")
-        return forms.execution_of(found)
+        return forms.execution_of(await self._fields(key, *forms.EXECUTION))
 
     async def listed(
         self, owner: str, *, tag: str | None = None, after: str | None = None, limit: int = 100
@@ -157,8 +161,22 @@ class RedisStore(HookCalls):
 
     async def observation(self, key: Key) -> bytes | None:
         """See ``Store``."""
-        found: bytes | None = (await self._fields(key, "observation"))[0]
-        return found
+        return (await self._observed(key))[0]
+
+    async def _observed(self, key: Key) -> tuple[bytes | None, bytes]:
+        """Its observation, and which version of it that is."""
+        for _ in range(_MERGES):
+            names = ("observation", "version", "pieces")
+            found, version, pieces = await self._fields(key, *names)
+            if pieces is None:
+                return found, version or b"0"
+            read: list[bytes] = []
+            for start in range(0, int(pieces), _PIECES):
+                part = (start, start + _PIECES - 1)
+                read += await self._wire.command(b"LRANGE", self._named("o", key), *part)
+            if (await self._fields(key, *names))[1:] == [version, pieces]:
+                return b"".join(read), version
+        raise StoreFailed(_BUSY, retry_after_s=1)
 
     async def merge(
         self, key: Key, observation: bytes, *, replace: bool, deliveries: Sequence[Delivery] = ()
@@ -166,16 +184,22 @@ class RedisStore(HookCalls):
         """See ``Store``."""
         messages = forms.delivery_arguments(deliveries)
         for _ in range(_MERGES):
-            version, merged = await self._merged(key, observation, replace=replace)
-            done = await self._script(scripts.MERGE, name_of(key), version, merged, *messages)
+            try:
+                version, merged = await self._merged(key, observation, replace=replace)
+            except RequestRejected:
+                if not await self._wire.command(b"EXISTS", self._named("e", key)):
+                    return False
+                raise
+            pieces = forms.observation_arguments(merged)
+            done = await self._script(scripts.MERGE, name_of(key), version, *pieces, *messages)
             if done >= 0:
                 return bool(done)
         raise StoreFailed(_BUSY, retry_after_s=1)
 
     async def _merged(self, key: Key, added: bytes, *, replace: bool) -> tuple[bytes, bytes]:
-        """The observation with ``added``, and the version that the one without has."""
-        there, version = await self._fields(key, "observation", "version")
-        return version or b"0", observations.append(there or b"{}", added, replace=replace)
+        """The version of the observation that is there, and it with ``added``."""
+        there, version = await self._observed(key)
+        return version, await _appended(there or b"{}", added, replace=replace)
 
     # Runs
 
@@ -229,7 +253,9 @@ class RedisStore(HookCalls):
 
     async def record(self, new: New, ending: Ending) -> None:
         """See ``Store``."""
-        observation = ending.observation
+        found = ending.observation
+        if found is not None:
+            found = await _appended(b"{}", found, replace=False)
         await self._script(
             scripts.RECORD,
             name_of(new.key),
@@ -238,10 +264,9 @@ class RedisStore(HookCalls):
             ending.completed_at,
             ending.duration_s,
             forms.message_argument(ending.message),
-            b"" if observation is None else b"1",
-            b"" if observation is None else observations.append(b"{}", observation),
             len(ending.events),
             *forms.logged(1, 1, ending.events),
+            *forms.observation_arguments(found),
             *forms.delivery_arguments(ending.deliveries),
         )
 
@@ -265,8 +290,7 @@ class RedisStore(HookCalls):
         """The claim that a script tells of, with its files. Where its execution was removed at the
         same moment they are missing, and it cannot be written to any more."""
         claim, kept = forms.claim_of(found, holder)
-        run = f"{self._named('r', claim.key)}/{claim.run_id}"
-        pieces = await self._pieces(run, kept.fields("p"))
+        pieces = await self._pieces(self._run_of(claim), kept.fields("p"))
         return replace(claim, media=() if pieces is None else kept.whole(pieces))
 
     async def write(
@@ -306,22 +330,22 @@ class RedisStore(HookCalls):
             first,
             len(ending.events),
             *forms.logged(claim.turn, first, ending.events),
-            *forms.delivery_arguments(ending.deliveries),
         ]
+        messages = forms.delivery_arguments(ending.deliveries)
         run = (name_of(claim.key), claim.run_id, claim.turn)
+        version, merged = b"", None
         for _ in range(_MERGES):
-            observation: tuple[bytes, bytes, bytes] = (b"", b"", b"")
             if ending.observation is not None:
                 try:
-                    merged = await self._merged(
+                    version, merged = await self._merged(
                         claim.key, ending.observation, replace=ending.replace
                     )
                 except RequestRejected:
                     if not await self._is_held(claim):
                         raise Superseded from None
                     raise
-                observation = (b"1", *merged)
-            done = await self._script(scripts.FINISH, *run, *observation, *rest)
+            pieces = forms.observation_arguments(merged)
+            done = await self._script(scripts.FINISH, *run, version, *rest, *pieces, *messages)
             if done == 0:
                 raise Superseded
             if done > 0:
@@ -329,15 +353,23 @@ class RedisStore(HookCalls):
         raise StoreFailed(_BUSY, retry_after_s=1)
 
     async def _is_held(self, claim: Claim) -> bool:
-        run = f"{self._named('r', claim.key)}/{claim.run_id}"
-        turn = await self._wire.command(b"HGET", run, b"turn")
+        turn = await self._wire.command(b"HGET", self._run_of(claim), b"turn")
         return bool(turn == b"%d" % claim.turn)
+
+    def _run_of(self, claim: Claim) -> str:
+        return f"{self._named('r', claim.key)}/{claim.run_id}"
 
     async def release(self, claim: Claim) -> None:
         """See ``Store``."""
         run = (name_of(claim.key), claim.run_id, claim.turn)
-        if not await self._script(scripts.RELEASE, *run):
+        released = await self._script(scripts.RELEASE, *run)
+        if not released:
             raise Superseded
+        if released < 0:  # it has no place in a queue, and ends as if cancelled
+            last = await self._wire.command(b"HGET", self._run_of(claim), b"last")
+            event = status_event(claim.key, Status.CANCELLED)
+            end = Ending(Status.CANCELLED, claim.queued_at, 0.0, events=(event,))
+            await self.finish(claim, int(last or 0) + 1, end, events_max=_UNBOUND)
 
     async def cancel(self, key: Key, at: float, deliveries: Sequence[Delivery] = ()) -> bool:
         """See ``Store``."""
@@ -426,3 +458,10 @@ class RedisStore(HookCalls):
 
 def _look_s(channel: Channel) -> float:
     return _LOOK_S if channel.heard else _LOOK_DEAF_S
+
+
+async def _appended(first: bytes, second: bytes, *, replace: bool) -> bytes:
+    """``observation.append``; of long ones not in the loop's thread. Raises RequestRejected."""
+    if len(first) + len(second) <= _AT_ONCE_BYTES:
+        return appended(first, second, replace=replace)
+    return await asyncio.to_thread(appended, first, second, replace=replace)

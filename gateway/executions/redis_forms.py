@@ -55,18 +55,28 @@ def new_arguments(new: New | None) -> tuple[Argument, ...]:
     """What ``make`` takes of an execution; of none as much."""
     if new is None:
         return (b"", b"", b"", b"")
-    transient = b"1" if new.transient else b""
-    return (_ENCODE(new), new.created_at, transient, tag_argument(new.tag))
+    bare = _ENCODE(New(new.key, new.created_at, transient=True)) if new.transient else b""
+    cleaned = replace(new, tag=_clean(new.tag))
+    return (_ENCODE(cleaned), new.created_at, bare, tag_argument(new.tag))
+
+
+def _clean(text: str | None) -> str | None:
+    """Halves of surrogate pairs, which callers can send, cannot be kept."""
+    return text and text.encode("utf-8", "replace").decode()
 
 
 def tag_argument(tag: str | None) -> bytes:
     """A tag as ``make`` takes it; nothing for none."""
-    return b"" if tag is None else b"=" + tag.encode()
+    return b"" if tag is None else b"=" + tag.encode("utf-8", "replace")
+
+
+#: What of an execution it takes to tell of it.
+EXECUTION: Final = ("new", "status", "message", "completed", "duration", "anew")
 
 
 def execution_of(found: Sequence[bytes | None]) -> Execution | None:
-    """The execution whose new, status, message, completed and duration these are."""
-    kept, status, message, completed, duration = found
+    """The execution of which these are the fields ``EXECUTION``."""
+    kept, status, message, completed, duration, anew = found
     if kept is None:
         return None
     new = _NEW.decode(kept)
@@ -82,13 +92,13 @@ def execution_of(found: Sequence[bytes | None]) -> Execution | None:
         status=now,
         message=message[1:].decode() if ended and message else None,
         completed_at=float(completed) if ended and completed is not None else None,
-        duration_s=None if duration is None else float(duration),
+        duration_s=float(duration) if duration is not None and anew is None else None,
     )
 
 
 def message_argument(message: str | None) -> bytes:
     """A message that may be empty, or none."""
-    return b"" if message is None else b"=" + message.encode()
+    return b"" if message is None else b"=" + message.encode("utf-8", "replace")
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -125,7 +135,9 @@ def media_arguments(media: Sequence[Media]) -> list[Argument]:
         starts = range(0, len(each.data), PIECE_BYTES) if len(each.data) > PIECE_BYTES else ()
         whole = memoryview(each.data)
         pieces += [whole[start : start + PIECE_BYTES] for start in starts]
-        kept.append(replace(each, data=b"") if starts else each)
+        kept.append(
+            replace(each, filename=_clean(each.filename), data=b"" if starts else each.data)
+        )
         counts.append(len(starts))
     return [_ENCODE(Kept(tuple(kept), tuple(counts))), len(pieces), *pieces]
 
@@ -144,6 +156,15 @@ def claim_of(found: Sequence[bytes], holder: str) -> tuple[Claim, Kept]:
         key, run_id, int(turn), int(attempt), holder, payload, (), float(at), bool(direct)
     )
     return claim, kept_of(media)
+
+
+def observation_arguments(observation: bytes | None) -> list[Argument]:
+    """An observation as a script takes it: its count of pieces, 0 for none, and those."""
+    if observation is None:
+        return [0]
+    whole = memoryview(observation)
+    starts = range(0, max(1, len(whole)), PIECE_BYTES)
+    return [len(starts), *(whole[start : start + PIECE_BYTES] for start in starts)]
 
 
 def logged(turn: int, first: int, events: Sequence[bytes]) -> list[bytes]:

@@ -12,7 +12,9 @@ set by the number with which a run was accepted; who has what in its hands is in
 The keys, each behind the store's prefix. An execution's name is ``OWNER/ID``, a run's place
 ``OWNER/ID/RUN``: no owner and no ID has a slash.
 
-    e:NAME        the execution: new (its New), status, turns, busy (the queued run in hands) …
+    e:NAME        the execution: new (its New), transient (what is left of that in the end), status,
+                  turns, busy (the queued run in hands) …
+    o:NAME        its observation, where that is long, in pieces
     m:NAME mi:NAME   its media by their ID; their IDs in order
     l:NAME        its log: 21 digits, the event's ID, and its text; ordered by its letters
     w:NAME a:NAME ran:NAME   its runs: waiting, by number; in hands; all that there ever were
@@ -55,13 +57,20 @@ local function in_any_case() call('UNLINK', P .. 'none') end
 local function make(kid, i)
   local n, e, owner = call('INCR', P .. 'numbers'), E(kid), owner_of(kid)
   call('HSET', e, 'new', ARGV[i], 'created', ARGV[i + 1], 'n', n)
-  if ARGV[i + 2] ~= '' then call('HSET', e, 'transient', '1') end
+  if ARGV[i + 2] ~= '' then call('HSET', e, 'transient', ARGV[i + 2]) end
   call('ZADD', P .. 'all:' .. owner, n, kid)
   if ARGV[i + 3] ~= '' then
     call('HSET', e, 'tag', ARGV[i + 3])
     call('ZADD', P .. 'tag:' .. owner .. '/' .. ARGV[i + 3], n, kid)
   end
   call('ZADD', P .. 'idle', ARGV[i + 1], kid)
+end
+
+local function untag(kid)
+  local tag = call('HGET', E(kid), 'tag')
+  if not tag then return end
+  call('ZREM', P .. 'tag:' .. owner_of(kid) .. '/' .. tag, kid)
+  call('HDEL', E(kid), 'tag')
 end
 
 local function set_status(kid, status)
@@ -77,9 +86,17 @@ local function set_status(kid, status)
   end
 end
 
-local function busy(kid)
+local function unlist(kid)
   call('ZREM', P .. 'idle', kid)
   call('ZREM', P .. 'passing', kid)
+end
+
+-- One more run: how the one before ended is told no more, but may have to be again.
+local function busy(kid)
+  local status = call('HGET', E(kid), 'status')
+  unlist(kid)
+  if OVER[status] then call('HSET', E(kid), 'anew', '1') end
+  if status ~= 'RUNNING' then set_status(kid, 'QUEUED') end
 end
 
 -- A transient execution may go when nothing of it waits to be delivered any more.
@@ -90,21 +107,38 @@ local function may_pass(kid)
   end
 end
 
-local function over(kid, status, at, message)
-  local e = E(kid)
-  call('HSET', e, 'completed', at, 'message', message)
-  set_status(kid, status)
-  call('ZADD', P .. 'idle', at, kid)
-  if call('HEXISTS', e, 'transient') == 1 then
-    call('UNLINK', P .. 'm:' .. kid, P .. 'mi:' .. kid)
-    call('HDEL', e, 'observation', 'version')
-    may_pass(kid)
+local function forget_observation(kid)
+  call('UNLINK', P .. 'o:' .. kid)
+  call('HDEL', E(kid), 'observation', 'pieces')
+end
+
+-- What is found in ARGV[i + 1 .. i + ARGV[i]]: one piece, or those of a long one.
+local function observed(kid, i)
+  local e, count = E(kid), tonumber(ARGV[i])
+  call('HINCRBY', e, 'version', 1)  -- the first write, which is refused where memory is full
+  forget_observation(kid)
+  if count == 1 then
+    call('HSET', e, 'observation', ARGV[i + 1])
+  else
+    for j = i + 1, i + count do call('RPUSH', P .. 'o:' .. kid, ARGV[j]) end
+    call('HSET', e, 'pieces', count)
   end
 end
 
-local function observed(kid, observation)
-  call('HSET', E(kid), 'observation', observation)
-  call('HINCRBY', E(kid), 'version', 1)
+local function over(kid, status, at, message)
+  local e = E(kid)
+  call('HSET', e, 'completed', at, 'message', message)
+  call('HDEL', e, 'anew')
+  set_status(kid, status)
+  call('ZADD', P .. 'idle', at, kid)
+  local bare = call('HGET', e, 'transient')
+  if bare then
+    call('HSET', e, 'new', bare)
+    untag(kid)
+    call('UNLINK', P .. 'm:' .. kid, P .. 'mi:' .. kid)
+    forget_observation(kid)
+    may_pass(kid)
+  end
 end
 
 local function version(kid) return call('HGET', E(kid), 'version') or '0' end
@@ -114,7 +148,7 @@ local function by_runs(kid)
   local taken = call('SMEMBERS', P .. 'a:' .. kid)
   for _, rid in ipairs(taken) do
     local status = call('HGET', R(kid, rid), 'status')
-    if status then return status end
+    if status == 'RUNNING' then return status end
   end
   if #taken > 0 or call('EXISTS', P .. 'w:' .. kid) == 1 then return 'QUEUED' end
   return false
@@ -222,7 +256,7 @@ end
 local function take(kid, rid, holder, ticket, why)
   local r, place = R(kid, rid), kid .. '/' .. rid
   local turn = call('HINCRBY', E(kid), 'turns', 1)
-  call('HDEL', r, 'last', 'status')
+  call('HDEL', r, 'last')
   call('HSET', r, 'turn', turn, 'holder', holder, 'ticket', ticket, 'why', why)
   call('SADD', P .. 'a:' .. kid, rid)
   call('HSETNX', P .. 'beats', holder, 0)
@@ -259,7 +293,7 @@ local function claim_of(kid, rid)
 end
 
 local function remove(kid)
-  local v = call('HMGET', E(kid), 'tag', 'bytes')
+  local bytes = call('HGET', E(kid), 'bytes') or 0
   for _, rid in ipairs(call('ZRANGE', P .. 'w:' .. kid, 0, -1)) do
     call('UNLINK', R(kid, rid))
     unqueue(kid, rid)
@@ -269,13 +303,13 @@ local function remove(kid)
     call('UNLINK', R(kid, rid))
   end
   set_status(kid, false)
-  call('UNLINK', E(kid), P .. 'm:' .. kid, P .. 'mi:' .. kid, P .. 'l:' .. kid,
+  untag(kid)
+  call('UNLINK', E(kid), P .. 'o:' .. kid, P .. 'm:' .. kid, P .. 'mi:' .. kid, P .. 'l:' .. kid,
        P .. 'w:' .. kid, P .. 'a:' .. kid, P .. 'ran:' .. kid)
   for _, id in ipairs(call('SMEMBERS', P .. 'do:' .. kid)) do drop(id) end
-  busy(kid)
+  unlist(kid)
   call('ZREM', P .. 'all:' .. owner_of(kid), kid)
-  if v[1] then call('ZREM', P .. 'tag:' .. owner_of(kid) .. '/' .. v[1], kid) end
-  call('DECRBY', P .. 'bytes', v[2] or 0)
+  call('DECRBY', P .. 'bytes', bytes)
   call('PUBLISH', P .. 'news:' .. kid, '|1')
 end
 """

@@ -39,7 +39,7 @@ if ARGV[4] ~= '' then
 end
 local found = {}
 for i, kid in ipairs(call('ZREVRANGEBYSCORE', key, from, '-inf', 'LIMIT', 0, ARGV[5])) do
-  found[i] = call('HMGET', E(kid), 'new', 'status', 'message', 'completed', 'duration')
+  found[i] = call('HMGET', E(kid), 'new', 'status', 'message', 'completed', 'duration', 'anew')
 end
 return found
 """)
@@ -64,12 +64,12 @@ call('RPUSH', ids, ARGV[3])
 return 1
 """)
 
-#: kid, version it was, observation, deliveries. 0: no execution; -1: it has another version.
+#: kid, version it was, count, observation, deliveries. 0: no execution; -1: it has another version.
 MERGE: Final = Script(r"""
 if call('EXISTS', E(ARGV[2])) == 0 then return 0 end
 if version(ARGV[2]) ~= ARGV[3] then return -1 end
-observed(ARGV[2], ARGV[4])
-deliver(5)
+observed(ARGV[2], 4)
+deliver(5 + tonumber(ARGV[4]))
 return 1
 """)
 
@@ -89,7 +89,6 @@ for i = 1, tonumber(ARGV[13]) do call('HSET', R(kid, rid), 'p' .. (i - 1), ARGV[
 call('ZADD', P .. 'queued', n, kid .. '/' .. rid)
 call('ZADD', P .. 'w:' .. kid, n, rid)
 busy(kid)
-if call('HGET', E(kid), 'status') ~= 'RUNNING' then set_status(kid, 'QUEUED') end
 offer(kid)
 deliver(14 + tonumber(ARGV[13]))
 tell(kid)
@@ -110,26 +109,25 @@ end
 if not there then make(kid, 8) end
 call('SADD', P .. 'ran:' .. kid, rid)
 call('HSET', r, 'at', ARGV[6], 'direct', '1', 'attempt', 1, 'made', there and '' or '1',
-     'was', call('HGET', E(kid), 'status') or '')
+     'was', call('HGET', E(kid), 'status') or '', 'n', call('INCR', P .. 'numbers'))
 local turn = take(kid, rid, holder, ticket, 'begin')
-call('HSET', r, 'status', 'RUNNING')
 busy(kid)
-set_status(kid, 'RUNNING')
 tell(kid)
 return tostring(turn)
 """)
 
-#: kid, new (4), status, completed_at, duration, message, observation or not, it, count, events,
+#: kid, new (4), status, completed_at, duration, message, count, events, count, observation,
 #: deliveries.
 RECORD: Final = Script(r"""
-local kid, count = ARGV[2], tonumber(ARGV[13])
+local kid, count = ARGV[2], tonumber(ARGV[11])
+local found = 12 + count
 if call('EXISTS', E(kid)) == 1 then return 0 end
 make(kid, 3)
 call('HSET', E(kid), 'turns', 1, 'duration', ARGV[9])
-if count > 0 then log(kid, ARGV, 14, 13 + count, count) end
-if ARGV[11] ~= '' and ARGV[5] == '' then observed(kid, ARGV[12]) end
+if count > 0 then log(kid, ARGV, 12, 11 + count, count) end
+if ARGV[found] ~= '0' and ARGV[5] == '' then observed(kid, found) end
 over(kid, ARGV[7], ARGV[8], ARGV[10])
-deliver(14 + count)
+deliver(found + 1 + tonumber(ARGV[found]))
 return 1
 """)
 
@@ -161,34 +159,36 @@ tell(kid)
 return 1
 """)
 
-#: kid, run, turn, observation or not, version it was, it, status, completed_at, duration, message,
-#: most, first, count, events, deliveries. 0: superseded; -1: the observation has another version.
+#: kid, run, turn, version the observation was, status, completed_at, duration, message, most,
+#: first, count, events, count, observation, deliveries. 0: superseded; -1: it has another version.
 FINISH: Final = Script(r"""
-local kid, rid, count = ARGV[2], ARGV[3], tonumber(ARGV[14])
-local r, e = R(kid, rid), E(kid)
+local kid, rid, count = ARGV[2], ARGV[3], tonumber(ARGV[12])
+local r, e, found = R(kid, rid), E(kid), 13 + count
+local pieces = tonumber(ARGV[found])
 if call('HGET', r, 'turn') ~= ARGV[4] then return 0 end
-if ARGV[5] ~= '' and version(kid) ~= ARGV[6] then return -1 end
+if pieces > 0 and version(kid) ~= ARGV[5] then return -1 end
 in_any_case()
-log_turn(kid, rid, tonumber(ARGV[13]), 15, count, tonumber(ARGV[12]))
+log_turn(kid, rid, tonumber(ARGV[11]), 13, count, tonumber(ARGV[10]))
 local direct = call('HEXISTS', r, 'direct') == 1
 let_go(kid, rid)
 call('UNLINK', r)
 if not direct then call('HDEL', e, 'busy') end
-call('HSET', e, 'duration', ARGV[10])
+call('HSET', e, 'duration', ARGV[8])
+call('HDEL', e, 'anew')
 local others = by_runs(kid)
-if ARGV[5] ~= '' and (others or call('HEXISTS', e, 'transient') == 0) then
-  observed(kid, ARGV[7])
-end
-if others then set_status(kid, others) else over(kid, ARGV[8], ARGV[9], ARGV[11]) end
+if pieces > 0 and (others or call('HEXISTS', e, 'transient') == 0) then observed(kid, found) end
+if others then set_status(kid, others) else over(kid, ARGV[6], ARGV[7], ARGV[9]) end
 if not direct then offer(kid) end
-deliver(15 + count)
+deliver(found + 1 + pieces)
 tell(kid)
 return 1
 """)
 
-#: kid, run, turn. 0: superseded.
+#: kid, run, turn. 0: superseded; -1: it is a direct run, and has no place in the queue.
 RELEASE: Final = Script(r"""
-if call('HGET', R(ARGV[2], ARGV[3]), 'turn') ~= ARGV[4] then return 0 end
+local r = R(ARGV[2], ARGV[3])
+if call('HGET', r, 'turn') ~= ARGV[4] then return 0 end
+if call('HEXISTS', r, 'direct') == 1 then return -1 end
 in_any_case()
 queue_again(ARGV[2], ARGV[3], -1)
 return 1
@@ -217,6 +217,7 @@ if #taken > 0 then
 end
 local event = string.format('%09d%012d', call('HINCRBY', E(kid), 'turns', 1), 1) .. ARGV[4]
 log(kid, {event}, 1, 1, math.huge)
+call('HSET', E(kid), 'duration', 0)
 over(kid, 'CANCELLED', ARGV[3], '')
 deliver(5)
 tell(kid)
@@ -237,9 +238,11 @@ local by, ticket, dead = ARGV[2], ARGV[3], ARGV[4]
 if call('HGET', P .. 'beats', dead) ~= ARGV[5] or revoked(by, ticket) then return false end
 in_any_case()
 call('HDEL', P .. 'beats', dead)
-local lost, held = {}, call('HGETALL', P .. 'hand:' .. dead)
-for i = 1, #held, 2 do
-  local kid, rid = parts(held[i])
+local lost, held, n = {}, call('HKEYS', P .. 'hand:' .. dead), {}
+for _, place in ipairs(held) do n[place] = tonumber(call('HGET', P .. 'r:' .. place, 'n')) end
+table.sort(held, function(a, b) return n[a] < n[b] end)
+for _, place in ipairs(held) do
+  local kid, rid = parts(place)
   local r = R(kid, rid)
   local v = call('HMGET', r, 'direct', 'cancel', 'attempt')
   if v[1] or v[2] or tonumber(v[3]) >= tonumber(ARGV[6]) then
@@ -288,6 +291,7 @@ for i = 1, #held, 2 do
       remove(kid)
     else
       set_status(kid, status ~= '' and status)
+      if OVER[status] then call('HDEL', E(kid), 'anew') end
       local w = call('HMGET', E(kid), 'completed', 'created')
       if OVER[status] or status == '' then call('ZADD', P .. 'idle', w[1] or w[2], kid) end
       may_pass(kid)
@@ -331,9 +335,9 @@ return 1
 
 #: owner, ID. 1: it was there.
 DELETE_HOOK: Final = Script(r"""
-local found = call('HDEL', P .. 'hooks:' .. ARGV[2], ARGV[3])
+if call('HDEL', P .. 'hooks:' .. ARGV[2], ARGV[3]) == 0 then return 0 end
 for _, id in ipairs(call('SMEMBERS', P .. 'dh:' .. ARGV[2] .. '/' .. ARGV[3])) do drop(id) end
-return found
+return 1
 """)
 
 #: deliveries.

@@ -579,6 +579,32 @@ async def test_large_media_hold_up_nobody_in_the_same_process(tmp_path: Path) ->
         assert watch.gap_s < 0.1
 
 
+async def test_an_observation_is_whole_however_long_it_becomes(store: RedisStore) -> None:
+    await store.create(new())
+    entries: list[bytes] = []
+    for size in (10, MIB, 10, 3 * MIB):
+        entries.append(b'{"mediaId":"m%d","rawText":"%b"}' % (len(entries), b"x" * size))
+        await store.merge(KEY, b'{"mediaContents":[%b]}' % entries[-1], replace=False)
+        assert await store.observation(KEY) == b'{"mediaContents":[%b]}' % b",".join(entries)
+    short = b'{"mediaId":"m1"},{"mediaId":"m3"}'
+    await store.merge(KEY, b'{"mediaContents":[%b]}' % short, replace=True)
+    found = await store.observation(KEY)
+    assert found is not None
+    assert len(found) < 1000
+
+
+@every_time
+async def test_a_large_observation_holds_up_nobody_in_the_same_process(tmp_path: Path) -> None:
+    large = b'{"mediaContents":[{"mediaId":"m","rawText":"%b"}]}' % (b"x" * 32 * MIB)
+    async with redis_server(Path(mkdtemp(dir=tmp_path))) as server, opened(server.url) as store:
+        await submitted(store)
+        claim = await claimed(store)
+        async with patience(), Watch() as watch:
+            await finished(store, claim, end=ending(observation=large))
+            assert await store.observation(KEY) == large
+        assert watch.gap_s < 0.1
+
+
 async def test_the_log_keeps_its_bound_in_one_script_however_much_is_dropped(
     store: RedisStore,
 ) -> None:
