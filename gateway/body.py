@@ -56,13 +56,11 @@ def arrived(request: Incoming, bytes_max: int) -> bytes | None:
     Raises:
         RequestRejected: longer than ``bytes_max`` (413).
     """
-    content, headers = request.content, request.headers
-    if not content.is_eof() or hdrs.CONTENT_ENCODING in headers or hdrs.EXPECT in headers:
+    headers = request.headers
+    if hdrs.CONTENT_ENCODING in headers or hdrs.EXPECT in headers:
         return None
-    if content.exception() is not None:
-        return None
-    body = content.read_nowait(-1)
-    if len(body) > bytes_max:
+    body = request.arrived()
+    if body is not None and len(body) > bytes_max:
         raise _too_large(bytes_max)
     return body
 

@@ -15,7 +15,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from gateway.errors import Outcome
-from gateway.tallies import Count, Counter, Gauge, Histogram, Spread
+from gateway.tallies import Count, Counter, Gauge, Histogram, Spread, observe
 
 #: The label value for what has no name in the configuration. No pipeline can be called so.
 UNNAMED: Final = "-"
@@ -64,23 +64,22 @@ class CallSeries:
     """The series of the requests of one pipeline, dialect and mode, looked up once."""
 
     __slots__ = (
-        "_duration",
         "_first_event",
         "_labels",
         "_metrics",
         "_outcomes",
-        "_overhead",
-        "_request_bytes",
-        "_response_bytes",
+        "_spreads",
     )
 
     def __init__(self, metrics: Metrics, pipeline: str, dialect: Dialect, mode: Mode) -> None:
         self._metrics = metrics
         self._labels = (pipeline, dialect, mode)
-        self._duration = metrics.request_duration.labels(*self._labels)
-        self._overhead = metrics.overhead.labels(*self._labels)
-        self._request_bytes = metrics.request_bytes.labels(pipeline, dialect)
-        self._response_bytes = metrics.response_bytes.labels(pipeline, dialect)
+        self._spreads = (
+            metrics.request_duration.labels(*self._labels),
+            metrics.overhead.labels(*self._labels),
+            metrics.request_bytes.labels(pipeline, dialect),
+            metrics.response_bytes.labels(pipeline, dialect),
+        )
         # Only what has happened gets a series of its own.
         self._outcomes: dict[Outcome, Count] = {}
         self._first_event: Spread | None = None
@@ -93,10 +92,7 @@ class CallSeries:
         if count is None:
             count = self._outcomes[outcome] = self._metrics.requests.labels(*self._labels, outcome)
         count.value += 1
-        self._duration.observe(duration_s)
-        self._overhead.observe(overhead_s)
-        self._request_bytes.observe(sizes[0])
-        self._response_bytes.observe(sizes[1])
+        observe(self._spreads, (duration_s, overhead_s, *sizes))
 
     def began(self, first_event_s: float) -> None:
         """Note when a stream's first event was written, seconds after its request's head."""

@@ -26,6 +26,8 @@ SERVER: Final = "pipeline-gateway"
 #: What the system takes from the gateway before the network does, bytes. Left to itself that comes
 #: to megabytes, of which a slow client takes the first third without a sign that it lives.
 _UNSENT_BYTES: Final = 128 * 1024
+#: A body up to this size has not made its reader hold the client back, and need not let it go on.
+_SMALL_BYTES: Final = 64 * 1024
 _UNSENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
@@ -80,6 +82,17 @@ class Incoming:
         """How long the body is as sent, bytes; ``None`` where that is not said."""
         length = self.headers.get(hdrs.CONTENT_LENGTH)
         return None if length is None else int(length)
+
+    def arrived(self) -> bytes | None:
+        """The whole body, where all of it is there already; else ``None``."""
+        content = self.content
+        if not content.is_eof() or content.exception() is not None:
+            return None
+        if content is not EMPTY_PAYLOAD:
+            pieces = content._buffer
+            if len(pieces) == 1 and len(pieces[0]) <= _SMALL_BYTES:
+                return pieces.popleft()  # what its own reading comes to, but for six calls
+        return content.read_nowait(-1)
 
     # What aiohttp's connection asks of the request that is being answered.
 

@@ -231,7 +231,7 @@ class Gateway:
         if route.direct and exchange.mode is Mode.EXECUTE:
             services = exchange.site.services
             result = await direct.execute(route, request, services, exchange.waited)
-            return await self.send_result(exchange, result)
+            return await self.send(exchange, 200, cambrion.render_result(result, view=False))
         return await self.run(exchange, self.new_run(exchange, route, request))
 
     def new_run(self, exchange: Exchange, route: Route, request: Request) -> Run:

@@ -79,6 +79,13 @@ class Spread:
         self.sum += value
 
 
+def observe(spreads: Sequence[Spread], values: Sequence[float]) -> None:
+    """Count one observation in each of ``spreads``, as its own ``observe`` would."""
+    for spread, value in zip(spreads, values, strict=True):
+        spread.counts[bisect_left(spread.bounds, value)] += 1
+        spread.sum += value
+
+
 S = TypeVar("S", Count, Level, Spread)
 
 

@@ -102,7 +102,7 @@ def _path(pipeline: str) -> str:
     return f"/pipelines/{quote(pipeline, safe='')}/executeSync"
 
 
-def _body(call: Call) -> Body:
+def _body(call: Call) -> Body | bytes:
     """The JSON body; the media's base64 is made while it is sent, and never stands in memory."""
     request = call.request
     fields: dict[str, Any] = dict(call.body)
@@ -116,7 +116,7 @@ def _body(call: Call) -> Body:
         fields["trySimpleText"] = True
     text = msgspec.json.encode(fields)
     if not request.media:
-        return Body("application/json", [text])
+        return text
     head = text[:-1]
     segments: list[bytes | Media] = [head, b'"media":["' if head == b"{" else b',"media":["']
     for index, media in enumerate(request.media):

@@ -34,6 +34,7 @@ _RETRY_AFTER_S_MAX: Final = 86_400.0
 #: A kept connection that the other side had closed shows it within a round trip. One that breaks
 #: later may have broken in the middle of the work, which is not for this to ask for twice.
 _STALE_S: Final = 1.0
+_JSON: Final = "application/json"
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -68,38 +69,43 @@ class HttpApi:
     def post(
         self,
         path: str,
-        body: Body,
+        body: Body | bytes,
         *,
         request_id: str,
         connect_s: float,
-        accept: str = "application/json",
+        accept: str = _JSON,
         headers: Mapping[str, str] = _NO_HEADERS,
         whole: bool = False,
     ) -> Awaitable[Answer]:
         """Send a request with a body; the answer, whose status is 200, once its head has come.
 
-        The caller closes it. ``headers`` are those of the client that go along, by name in lower
-        case. ``connect_s`` bounds the time to get a connection; cancelling bounds all the rest, and
-        closes the connection. ``whole``: it will be read whole, and once it has begun may be waited
-        for to its end.
+        The caller closes it. A ``body`` that is bytes is JSON. ``headers`` are those of the client
+        that go along, by name in lower case. ``connect_s`` bounds the time to get a connection;
+        cancelling bounds all the rest, and closes the connection. ``whole``: the answer will be
+        read whole, and once it has begun may be waited for to its end.
 
         Raises:
             UpstreamFailed, UpstreamTimeout: for everything that can go wrong, from the name that
                 does not resolve to a status that is not 200.
             RequestRejected: one of ``headers`` cannot be sent.
         """
-        length = body.length
+        if isinstance(body, bytes):
+            content_type, length = _JSON, len(body)
+        else:
+            content_type, length = body.content_type, body.length
         head = self._heads.post(
             path,
             accept=accept,
             request_id=request_id,
-            content_type=body.content_type,
+            content_type=content_type,
             length=length,
             headers=headers,
         )
-        if length <= SMALL_BYTES:
-            return self._call(body.after(head), None, connect_s, whole)
-        return self._call(head, body, connect_s, whole)
+        if length > SMALL_BYTES:
+            rest = Body(_JSON, [body]) if isinstance(body, bytes) else body
+            return self._call(head, rest, connect_s, whole)
+        request = head + body if isinstance(body, bytes) else body.after(head)
+        return self._call(request, None, connect_s, whole)
 
     async def get(self, path: str, *, request_id: str, connect_s: float) -> Answer:
         """As ``post``, without a body."""

@@ -110,6 +110,7 @@ class PupauUpstream:
             connect_s=call.connect_s,
             accept="text/event-stream" if request.stream else "application/json",
             headers=request.headers,
+            whole=not request.stream,
         )
 
     def _reader(self, call: Call, answer: Answer) -> _FrameReader | _EventReader:
