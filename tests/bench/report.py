@@ -50,8 +50,9 @@ the median of the rounds is given with their range. CPU is what the kernel charg
 all its threads and children included. Every answer's status and length is checked, and the content
 of the first on every connection. The gateway runs with keys, request IDs, bounds, its access log
 and all its metrics; Envoy and nginx with their access logs and keep-alive both ways; the bare proxy
-(`tests/bench/bare.py`) is twenty lines of aiohttp without a log. Microseconds depend on the machine
-and what else it does; the ratios are what to look at.
+(`tests/bench/bare.py`) is twenty lines of aiohttp without a log; "own halves"
+(`tests/bench/floor.py`) are the gateway's own server and client with nothing in between.
+Microseconds depend on the machine and what else it does; the ratios are what to look at.
 """
 
 
