@@ -279,6 +279,32 @@ async def test_clocks_that_jump_an_hour_make_nothing_run_twice_nor_wait(
         await assert_done_once(api, one, far, ["last"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
+async def test_a_dead_replica_is_taken_over_from_whatever_the_clock_on_the_wall_says(
+    kind: str, jump_s: float, tmp_path: Path
+) -> None:
+    wall = Wall()
+    async with (
+        shared(kind, tmp_path) as store,
+        behind() as far,
+        replicas(tmp_path, store, far) as started,
+        client() as api,
+    ):
+        replica = await started.start()
+        far.hold("running")
+        await api.begin(replica.base, "running", pieces=5, pause_s=0)
+        await until(lambda: far.calls["running"])
+        async with gateway(configuration(store, far), wall=wall) as base:
+            await asyncio.sleep(LEASE_S / 2)  # it comes to know the other one
+            wall.off_s = jump_s
+            await replica.kill()
+            far.let_go("running")
+            events = await api.log(base, "running")
+        assert [event.status for event in events if event.ended] == ["COMPLETED"]
+        assert len(far.calls["running"]) == 2
+
+
 # What must not be found any more
 
 
