@@ -35,6 +35,7 @@ def check(data: Any, problems: Problems) -> None:
         _pipelines(pipelines, data.get("upstreams"), problems)
         _globs(data.get("keys"), list(pipelines), problems)
     _unique_keys(data.get("keys"), problems)
+    _tenants(data.get("keys"), problems)
 
 
 def _pipelines(pipelines: dict[str, Any], upstreams: Any, problems: Problems) -> None:
@@ -199,6 +200,19 @@ def _unique_keys(keys: Any, problems: Problems) -> None:
                 path = ("keys", n, field)
                 node = _node(problems.document.root, path)
                 problems.add(node.start, path, f"is {what} keys[{earlier}] already")
+
+
+def _tenants(keys: Any, problems: Problems) -> None:
+    """What a key without a tenant makes belongs to its name: no tenant may be called so, or its
+    keys would have that, too."""
+    tenants = dict(_each(keys, "tenant"))
+    names = ((n, name) for n, name in _each(keys, "name") if isinstance(name, str))
+    alone = {name: n for n, name in names if tenants.get(n) is None}
+    for n, tenant in tenants.items():
+        if isinstance(tenant, str) and tenant in alone:
+            path: KeyPath = ("keys", n, "tenant")
+            words = f"is the name of keys[{alone[tenant]}], which has no tenant; give it this one"
+            problems.add(_node(problems.document.root, path).start, path, words)
 
 
 def _each(keys: Any, field: str) -> Iterator[tuple[int, Any]]:

@@ -410,6 +410,19 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["8:10: keys[1].name: is the name of keys[0] already",
          "8:21: keys[1].sha256: is the same key as keys[0] already"],
     ),
+    "a tenant that would have what a key without one makes": (
+        LEAST + f"keys:\n- {{name: a, sha256: {HASH}}}\n"
+        f"- {{name: b, sha256: {'a' * 64}, tenant: a}}\n",
+        ["8:95: keys[1].tenant: is the name of keys[0], which has no tenant; give it this one"],
+    ),
+    "names of keys and tenants that are none": (
+        LEAST + f"keys:\n- {{name: [a], sha256: {HASH}}}\n"
+        f"- {{name: b, sha256: {'a' * 64}, tenant: [a]}}\n",
+        ["7:10: keys[0].name: must be a name: a letter or digit, then letters, digits, dots, "
+         "dashes or underscores, up to 128",
+         "8:95: keys[1].tenant: must be a name: a letter or digit, then letters, digits, dots, "
+         "dashes or underscores, up to 128"],
+    ),
     "keys that open nothing": (
         LEAST + f"keys:\n- name: a\n  sha256: {HASH}\n  pipelines: [chat, chta, 'inv*', '']\n"
         f"- {{name: b, sha256: {'a' * 64}, pipelines: []}}\n",
