@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from math import inf
 from typing import Final
 
 import msgspec
@@ -378,14 +379,16 @@ class ExecutionCalls:
         self, exchange: Exchange, key: Key, after: EventId
     ) -> AsyncGenerator[Sequence[Piece]]:
         """The events as they come, the time that they take counted as an upstream's."""
-        clock = self._clock
+        clock, waited = self._clock, exchange.waited
         began = clock()
-        async with aclosing(self._executions.watch(key, after)) as batches:
-            async for batch in batches:
-                exchange.waited.upstream_s += clock() - began
-                yield batch
-                began = clock()
-        exchange.waited.upstream_s += clock() - began
+        try:
+            async with aclosing(self._executions.watch(key, after)) as batches:
+                async for batch in batches:
+                    waited.upstream_s, began = waited.upstream_s + clock() - began, inf
+                    yield batch
+                    began = clock()
+        finally:  # a client who leaves does so while it waits
+            waited.upstream_s += max(0.0, clock() - began)
 
     async def _stream(
         self, exchange: Exchange, events: AsyncGenerator[Sequence[Piece]], fields: str = ""

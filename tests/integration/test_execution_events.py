@@ -120,6 +120,23 @@ async def test_who_watches_what_is_removed_is_let_go(api: Api) -> None:
     await api.call("GET", url, 404)
 
 
+async def test_the_time_that_a_watcher_waits_is_not_the_gateways_own(api: Api) -> None:
+    url = f"/v1/executions/{await api.new()}/events"
+    async with api.session.get(url) as response:
+        await response.content.readline()
+        await asyncio.sleep(0.3)
+
+    async def seconds(family: str) -> float:
+        text = (await api.call("GET", "/metrics")).decode()
+        found = re.findall(rf'^{family}_sum{{.*mode="watch".*}} (.*)$', text, re.MULTILINE)
+        return sum(map(float, found))
+
+    async with patience():
+        while await seconds("gateway_request_duration_seconds") < 0.3:
+            await asyncio.sleep(0.01)
+    assert await seconds("gateway_overhead_seconds") < 0.1
+
+
 async def test_a_watcher_who_reads_nothing_is_dropped_and_holds_up_nobody() -> None:
     async with running(server="write_timeout_s: 1") as api:
         execution_id = await api.submit(text="x" * 3_000_000)
