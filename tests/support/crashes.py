@@ -2,8 +2,8 @@
 
 Three replicas share a store. Clients have executions queued, some of them cancelled again; an
 upstream answers in pieces; webhooks are told, and refuse now and then. All the while one replica
-after another is killed (SIGKILL), also one that is just starting, and replaced by a new one. What
-was acknowledged must have come to one end, once.
+after another is killed (SIGKILL), also one that is just starting, or now and then told to stop
+(SIGTERM), and replaced by a new one. What was acknowledged must have come to one end, once.
 
 Owns: who does what at which moment, by a seed; the counts, and what is wrong with them.
 Does not know: which store it is.
@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from signal import SIGTERM
 
 import aiohttp
 
@@ -32,8 +33,8 @@ PAUSE_S = (0.2, 0.9)
 #: Seconds for one request: it may meet a replica that ends.
 REQUEST_S = 20.0
 #: Of all executions: how many are cancelled, how many watched from their beginning on. Of all
-#: messages: how many are refused at first.
-CANCELLED, WATCHED, REFUSED = 0.05, 0.1, 0.2
+#: messages: how many are refused at first. Of all replicas: how many are told to stop.
+CANCELLED, WATCHED, REFUSED, STOPPED = 0.05, 0.1, 0.2, 0.15
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Report:
 
     seed: int
     kills: int = 0
+    stops: int = 0
     started: int = 0
     acknowledged: int = 0
     unanswered: int = 0
@@ -70,7 +72,7 @@ class Report:
     def __str__(self) -> str:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.ended.items()))
         lines = [
-            f"seed {self.seed}: {self.kills} kills, {self.started} replicas",
+            f"seed {self.seed}: {self.kills} kills, {self.stops} stops, {self.started} replicas",
             f"{self.acknowledged} acknowledged ({ended}), {self.unanswered} without an answer",
             f"{self.taken_over} executions taken over, begun again {self.begun_again} times; "
             f"{self.calls} calls of the upstream",
@@ -109,22 +111,26 @@ class _Crashes:
         clients = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
         for _ in range(kills):
             await asyncio.sleep(self._draw.uniform(*PAUSE_S))
-            await self._kill()
+            await self._end_one()
         self._over = True
         await asyncio.gather(*clients)
         await self._settled()
         await self._look()
         return self.report
 
-    async def _kill(self) -> None:
+    async def _end_one(self) -> None:
         """One of them, more often one that serves; there is always one left that does."""
         serving = [each for each in self._live if each.look()]
         able = self._live if len(serving) > 1 else [x for x in self._live if x not in serving]
         if able:
             victim = self._draw.choice(able)
             self._live.remove(victim)
-            await victim.kill()
-            self.report.kills += 1
+            if victim.base and self._draw.random() < STOPPED:
+                victim.tell(SIGTERM)  # it has its time, while the others go on
+                self.report.stops += 1
+            else:
+                await victim.kill()
+                self.report.kills += 1
         self._live.append(await self._replicas.launch())
 
     async def _client(self, number: int) -> None:
@@ -247,7 +253,7 @@ async def crashes(kind: str, folder: Path, *, kills: int, seed: int) -> Report:
     async with (
         shared(kind, folder) as store,
         behind(lambda: draw.random() < REFUSED) as far,
-        replicas(folder, store, far) as started,
+        replicas(folder, store, far, drain_s=0.5) as started,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_S)) as session,
     ):
         return await _Crashes(Api(session), started, far, draw, seed).run(kills)
