@@ -177,6 +177,9 @@ class Runner:
                 claim = await self._store.claim(self._holder, wait_s=_CLAIM_S)
             except StoreFailed:
                 await asyncio.sleep(_AGAIN_S)
+            except Exception:  # noqa: BLE001  it may pass, and without this nothing would be run
+                logs.events.exception("internal error", extra={"fields": {}})
+                await asyncio.sleep(_AGAIN_S)
             finally:
                 if claim is None:
                     self._slots.release()
@@ -380,8 +383,12 @@ class Runner:
 
     async def _live(self) -> None:
         while True:
-            with suppress(StoreFailed):  # the others fail so too, and nobody is taken for dead
+            try:
                 await self._beat()
+            except StoreFailed:
+                pass  # the others fail so too, and nobody is taken for dead
+            except Exception:  # noqa: BLE001  it may pass; who stands still is taken for dead
+                logs.events.exception("internal error", extra={"fields": {}})
             await asyncio.sleep(self._pause_s)
 
     async def _beat(self) -> None:

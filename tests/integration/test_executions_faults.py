@@ -18,6 +18,14 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from gateway.executions import orders
+from gateway.executions.records import Beat, Claim, Delivery, Key, Status
+from gateway.executions.runner import Runner, Telling
+from gateway.executions.sqlite import SqliteStore
+from gateway.model import Request
+from gateway.sections import ExecutionsConfig
+from gateway.serving import new_metrics
+from gateway.site import Site
 from tests.support import kept
 from tests.support.executions_api import Api, Refused, whole
 from tests.support.redis_server import redis_server
@@ -34,6 +42,7 @@ from tests.support.replicas import (
 from tests.support.running import gateway
 from tests.support.sandboxes import GAP_S_MAX, Watch
 from tests.support.store_process import process
+from tests.support.stores import status, submitted
 from tests.support.timing import every_time, patience, promised, until
 
 #: The least that a lease can be, seconds.
@@ -303,6 +312,68 @@ async def test_a_dead_replica_is_taken_over_from_whatever_the_clock_on_the_wall_
             events = await api.log(base, "running")
         assert [event.status for event in events if event.ended] == ["COMPLETED"]
         assert len(far.calls["running"]) == 2
+
+
+# Faults of the gateway's own
+
+
+class Faulty(SqliteStore):
+    """A store that fails as none should."""
+
+    faults = 0
+
+    async def claim(self, holder: str, *, wait_s: float) -> Claim | None:
+        self._fail()
+        return await super().claim(holder, wait_s=wait_s)
+
+    async def beat(self, holder: str) -> Beat:
+        self._fail()
+        return await super().beat(holder)
+
+    def _fail(self) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise ZeroDivisionError
+
+
+async def test_a_fault_of_the_gateways_own_stops_neither_its_work_nor_its_life(
+    tmp_path: Path,
+) -> None:
+    async def telling(*_: object, **__: object) -> tuple[Delivery, ...]:
+        return ()
+
+    async def nobody(_: Key) -> Telling:
+        return telling
+
+    def site() -> Site:
+        raise ZeroDivisionError  # that fails the run, and the run alone
+
+    store = Faulty(tmp_path / "executions.db")
+    await store.open()
+    runner = Runner(
+        store,
+        ExecutionsConfig(lease_s=LEASE_S),
+        holder="it",
+        site=site,
+        telling=nobody,
+        metrics=new_metrics(),
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    await runner.start()
+    store.faults = 4
+    try:
+        await until(lambda: store.faults == 0)
+        await submitted(store, payload=orders.written(Request("talk", "request-1", text="x")))
+        async with patience():
+            while await status(store) is not Status.FAILED:
+                await asyncio.sleep(0.01)
+            beats = (await store.beat("other")).holders["it"]
+            while (await store.beat("other")).holders["it"] == beats:
+                await asyncio.sleep(0.01)
+    finally:
+        await runner.close()
+        await store.close()
 
 
 # What must not be found any more
