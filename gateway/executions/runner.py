@@ -348,6 +348,12 @@ class Runner:
         except RequestRejected as error:  # what it found does not go with what is there
             outcome = _Outcome(Status.FAILED, outcome.duration_s, error.message)
             await turn.log.finish(await self._ending(turn, outcome))
+        except (StoreFailed, Superseded):
+            raise
+        except Exception as error:  # noqa: BLE001  else it would run for ever
+            message = self._message(turn.claim, error)
+            outcome = _Outcome(Status.FAILED, outcome.duration_s, message)
+            await turn.log.finish(self._untold(turn.claim.key, outcome))
         self._metrics.execution_duration.labels(outcome.status).observe(outcome.duration_s)
 
     async def _ending(self, turn: _Turn, outcome: _Outcome) -> Ending:
@@ -356,15 +362,18 @@ class Runner:
         deliveries = await insist(partial(told, HookEvent.STATUS_CHANGE), key)
         if observation is not None:
             deliveries += await insist(partial(told, HookEvent.OBSERVATION_UPDATE), key)
+        return replace(self._untold(key, outcome), deliveries=deliveries)
+
+    def _untold(self, key: Key, outcome: _Outcome) -> Ending:
+        """The end of a run, of which no webhook is told."""
         return Ending(
-            status=status,
+            status=outcome.status,
             completed_at=self._wall(),
             duration_s=outcome.duration_s,
             message=outcome.message,
-            observation=observation,
+            observation=outcome.found.observation,
             replace=outcome.found.replace,
-            events=(status_event(key, status, message=outcome.message),),
-            deliveries=deliveries,
+            events=(status_event(key, outcome.status, message=outcome.message),),
         )
 
     def cancel(self, key: Key) -> None:

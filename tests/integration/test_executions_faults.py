@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.executions import orders
-from gateway.executions.records import Beat, Claim, Delivery, Key, Status
+from gateway.executions.records import Beat, Claim, Delivery, Ending, Key, Status
 from gateway.executions.runner import Runner, Telling
 from gateway.executions.sqlite import SqliteStore
 from gateway.model import Request
@@ -318,9 +318,10 @@ async def test_a_dead_replica_is_taken_over_from_whatever_the_clock_on_the_wall_
 
 
 class Faulty(SqliteStore):
-    """A store that fails as none should."""
+    """A store that fails as none should, so many times; and when the first run is to end."""
 
     faults = 0
+    ends = 0
 
     async def claim(self, holder: str, *, wait_s: float) -> Claim | None:
         self._fail()
@@ -330,13 +331,19 @@ class Faulty(SqliteStore):
         self._fail()
         return await super().beat(holder)
 
+    async def finish(self, claim: Claim, first: int, ending: Ending, *, events_max: int) -> None:
+        self.ends += 1
+        if self.ends == 1:
+            raise ZeroDivisionError
+        await super().finish(claim, first, ending, events_max=events_max)
+
     def _fail(self) -> None:
         if self.faults:
             self.faults -= 1
             raise ZeroDivisionError
 
 
-async def test_a_fault_of_the_gateways_own_stops_neither_its_work_nor_its_life(
+async def test_a_fault_of_the_gateways_own_stops_neither_a_run_nor_its_work_nor_its_life(
     tmp_path: Path,
 ) -> None:
     async def telling(*_: object, **__: object) -> tuple[Delivery, ...]:
@@ -368,6 +375,7 @@ async def test_a_fault_of_the_gateways_own_stops_neither_its_work_nor_its_life(
         async with patience():
             while await status(store) is not Status.FAILED:
                 await asyncio.sleep(0.01)
+            assert store.ends == 2
             beats = (await store.beat("other")).holders["it"]
             while (await store.beat("other")).holders["it"] == beats:
                 await asyncio.sleep(0.01)
