@@ -1,7 +1,8 @@
 """Many moments to keep, with one of the loop's timers.
 
-A timer of the loop's is half a kilobyte and as much work as a small write: too much for each of
-ten thousand open streams, and for each call that sets one only to stop it again.
+A timer of uvloop's is half a kilobyte, and to set and stop it takes 3 µs; an alarm is 100 bytes and
+half a microsecond. That counts for each of ten thousand open streams, and for each call, which sets
+its limit only to stop it again.
 
 Owns: which alarm is the next, and the one timer that is set for it.
 Does not know: what the alarms are for.
