@@ -10,9 +10,11 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gateway import direct
 from gateway.assembly import Assembly
 from gateway.config import Config
 from gateway.errors import UpstreamTimeout
+from gateway.fanout import Waited
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request
 from gateway.pipeline import Run
@@ -30,8 +32,10 @@ async def slow(seen: Seen, peer: Peer) -> None:
     await peer.answer(json.dumps({"executionId": "e", "observation": OBSERVATION}).encode())
 
 
-async def run(mode: Mode, dialect: Dialect, timeouts: dict[str, float]) -> None:
-    """Run a call of ``mode`` whose upstream takes ``TAKES_S``."""
+async def run(
+    mode: Mode, dialect: Dialect, timeouts: dict[str, float], *, short: bool = False
+) -> None:
+    """Run a call of ``mode`` whose upstream takes ``TAKES_S``; ``short``: on the short way."""
     loop = asyncio.get_running_loop()
     async with remote(slow) as far, aiohttp.ClientSession(auto_decompress=False) as session:
         section: dict[str, Any] = {"upstream": "far", "timeouts": timeouts}
@@ -45,7 +49,11 @@ async def run(mode: Mode, dialect: Dialect, timeouts: dict[str, float]) -> None:
         site = await assembly.assemble(config)
         try:
             request = Request("p", "r-1", text="x")
-            await Run(site.routes["p"], request, mode, site.services).call(dialect)
+            route = site.routes["p"]
+            if short:
+                await direct.execute(route, request, site.services, Waited())
+            else:
+                await Run(route, request, mode, site.services).call(dialect)
         finally:
             await site.retire()
 
@@ -56,8 +64,14 @@ async def test_execute_sync_has_30_seconds_and_says_so(mode: Mode) -> None:
         await run(mode, Dialect.CAMBRION, {})
 
 
-async def test_a_route_may_give_it_more() -> None:
-    await run(Mode.EXECUTE, Dialect.CAMBRION, {"total_s": 60})
+async def test_the_short_way_has_as_long() -> None:
+    with pytest.raises(UpstreamTimeout, match=r"was not done within 30 s \(total_s\)"):
+        await run(Mode.EXECUTE, Dialect.CAMBRION, {}, short=True)
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_a_route_may_give_it_more(short: bool) -> None:
+    await run(Mode.EXECUTE, Dialect.CAMBRION, {"total_s": 60}, short=short)
 
 
 async def test_a_query_has_no_such_limit() -> None:
