@@ -11,6 +11,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from random import SystemRandom
 from time import monotonic
@@ -24,10 +25,10 @@ KILLS = 200
 async def main(kills: int, seed: int, kinds: Sequence[str]) -> int:
     """Run it and print what is seen. Returns the exit code."""
     wrong = 0
-    for kind in kinds:
+    for kind, freezes in product(kinds, (False, True)):
         began = monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            report = await crashes(kind, Path(folder), kills=kills, seed=seed)
+            report = await crashes(kind, Path(folder), kills=kills, seed=seed, freezes=freezes)
         print(f"{kind}, {monotonic() - began:.0f} s, {report}\n", flush=True)
         wrong += len(report.wrong)
     return 1 if wrong else 0

@@ -5,6 +5,9 @@ upstream answers in pieces; webhooks are told, and refuse now and then. All the 
 after another is killed (SIGKILL), also one that is just starting, or now and then told to stop
 (SIGTERM), and replaced by a new one. What was acknowledged must have come to one end, once.
 
+Where they are frozen, too (SIGSTOP for longer than the lease, then SIGCONT), what they had is run
+by others at the same time, and nothing of what they still write of it must count.
+
 Owns: who does what at which moment, by a seed; the counts, and what is wrong with them.
 Does not know: which store it is.
 """
@@ -18,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import aiohttp
 
@@ -30,11 +33,14 @@ REPLICAS = 3
 CLIENTS = 6
 #: Seconds from one kill to the next, from and to.
 PAUSE_S = (0.2, 0.9)
+#: Seconds for which a replica is frozen, from and to; the lease is 1.
+FROZEN_S = (1.2, 2.5)
 #: Seconds for one request: it may meet a replica that ends.
 REQUEST_S = 20.0
 #: Of all executions: how many are cancelled, how many watched from their beginning on. Of all
 #: messages: how many are refused at first. Of all replicas: how many are told to stop.
-CANCELLED, WATCHED, REFUSED, STOPPED = 0.05, 0.1, 0.2, 0.15
+#: Where they are frozen, too: how often it is that.
+CANCELLED, WATCHED, REFUSED, STOPPED, FROZEN = 0.05, 0.1, 0.2, 0.15, 0.4
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class Report:
     seed: int
     kills: int = 0
     stops: int = 0
+    freezes: int = 0
     started: int = 0
     acknowledged: int = 0
     unanswered: int = 0
@@ -72,7 +79,8 @@ class Report:
     def __str__(self) -> str:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.ended.items()))
         lines = [
-            f"seed {self.seed}: {self.kills} kills, {self.stops} stops, {self.started} replicas",
+            f"seed {self.seed}: {self.kills} kills, {self.stops} stops, {self.freezes} freezes, "
+            f"{self.started} replicas",
             f"{self.acknowledged} acknowledged ({ended}), {self.unanswered} without an answer",
             f"{self.taken_over} executions taken over, begun again {self.begun_again} times; "
             f"{self.calls} calls of the upstream",
@@ -87,7 +95,16 @@ class Report:
 class _Crashes:
     """One run of it."""
 
-    def __init__(self, api: Api, started: Replicas, far: Behind, draw: Random, seed: int) -> None:
+    def __init__(
+        self,
+        api: Api,
+        started: Replicas,
+        far: Behind,
+        *,
+        draw: Random,
+        seed: int,
+        freezes: bool,
+    ) -> None:
         self._api = api
         self._replicas = started
         self._behind = far
@@ -95,6 +112,8 @@ class _Crashes:
         self._live: list[Replica] = []
         self._asked: list[Asked] = []
         self._watching: list[asyncio.Task[None]] = []
+        self._freezes = freezes
+        self._frozen: list[asyncio.Task[None]] = []
         self._hook = ""
         self._over = False
         self.report = Report(seed)
@@ -111,8 +130,12 @@ class _Crashes:
         clients = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
         for _ in range(kills):
             await asyncio.sleep(self._draw.uniform(*PAUSE_S))
-            await self._end_one()
+            if self._freezes and self._draw.random() < FROZEN:
+                self._frozen.append(asyncio.create_task(self._freeze_one()))
+            else:
+                await self._end_one()
         self._over = True
+        await asyncio.gather(*self._frozen)
         await asyncio.gather(*clients)
         await self._settled()
         await self._look()
@@ -132,6 +155,15 @@ class _Crashes:
                 await victim.kill()
                 self.report.kills += 1
         self._live.append(await self._replicas.launch())
+
+    async def _freeze_one(self) -> None:
+        """One of those that serve, for a while; somebody may kill it meanwhile."""
+        victim = self._draw.choice([each for each in self._live if each.look()])
+        self.report.freezes += 1
+        victim.tell(SIGSTOP)
+        await asyncio.sleep(self._draw.uniform(*FROZEN_S))
+        with suppress(ProcessLookupError):
+            victim.tell(SIGCONT)
 
     async def _client(self, number: int) -> None:
         count = 0
@@ -206,7 +238,8 @@ class _Crashes:
         report.refused = len(self._behind.refused)
         report.messages = len({each.message_id for each in self._behind.told})
         report.calls = sum(map(len, self._behind.calls.values()))
-        report.wrong += [f"{name}: was run twice at once" for name in self._behind.twice]
+        if not self._freezes:  # else those who have taken over run it while it is frozen
+            report.wrong += [f"{name}: was run twice at once" for name in self._behind.twice]
 
     async def _judge(self, asked: Asked, status: str | None, base: str) -> None:
         """Note what became of one execution, and everything that is wrong with it."""
@@ -246,9 +279,11 @@ class _Crashes:
         return sum(event.said.get("attempt", 1) > 1 for event in events)
 
 
-async def crashes(kind: str, folder: Path, *, kills: int, seed: int) -> Report:
+async def crashes(
+    kind: str, folder: Path, *, kills: int, seed: int, freezes: bool = False
+) -> Report:
     """Kill so many replicas, with a store of ``kind`` and all else in ``folder``. The moments are
-    drawn by ``seed``."""
+    drawn by ``seed``. ``freezes``: freeze some of them for a while instead."""
     draw = Random(seed)
     async with (
         shared(kind, folder) as store,
@@ -256,4 +291,5 @@ async def crashes(kind: str, folder: Path, *, kills: int, seed: int) -> Report:
         replicas(folder, store, far, drain_s=0.5) as started,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_S)) as session,
     ):
-        return await _Crashes(Api(session), started, far, draw, seed).run(kills)
+        made = _Crashes(Api(session), started, far, draw=draw, seed=seed, freezes=freezes)
+        return await made.run(kills)
