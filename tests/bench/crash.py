@@ -1,8 +1,9 @@
 """Replicas killed by the hundred while they work, and what became of what they had.
 
 Run as ``python -m tests.bench.crash [KILLS [SEED [STORE]]]``, with ``STORE`` sqlite or redis; each
-of them where none is named. Prints the counts. Exits with 1 where anything that was acknowledged
-was lost, ended twice or ran twice at once.
+of them where none is named. On each, replicas are only killed first, and then frozen, too. Prints
+the counts. Exits with 1 where anything that was acknowledged was lost, ended twice or ran twice at
+once.
 """
 
 from __future__ import annotations
