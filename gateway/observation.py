@@ -16,7 +16,7 @@ import msgspec
 from gateway.errors import RequestRejected
 
 _Fields = dict[str, msgspec.Raw]
-_LISTS: Final = ("mediaContents", "documents")
+LISTS: Final = ("mediaContents", "documents")
 _NULL: Final = msgspec.Raw(b"null")
 
 _FIELDS: Final = msgspec.json.Decoder(_Fields)
@@ -48,7 +48,7 @@ def append(first: bytes, second: bytes, *, replace: bool = False) -> bytes:
         present = result.get(name, _NULL)
         if _is_null(present):
             result[name] = value
-        elif name in _LISTS and not _is_null(value):
+        elif name in LISTS and not _is_null(value):
             result[name] = _replaced(name, present, value) if replace else _joined(present, value)
     return msgspec.json.encode(result)
 
@@ -78,7 +78,19 @@ def looks_like_observation(text: bytes) -> bool:
         fields = _fields(text)
     except RequestRejected:
         return False
-    return any(name in fields and not _is_null(fields[name]) for name in _LISTS)
+    return any(name in fields and not _is_null(fields[name]) for name in LISTS)
+
+
+def media_id_of(name: str, index: int, entry: msgspec.Raw) -> str | None:
+    """The ``mediaId`` of an entry of the list ``name``; ``None`` where it has none.
+
+    Raises:
+        RequestRejected: it is no such entry; the message says which it is.
+    """
+    try:
+        return _ENTRY.decode(entry).media_id
+    except msgspec.ValidationError as error:
+        raise RequestRejected(f"the observation's {name}[{index}]: {error}") from error
 
 
 def _fields(observation: bytes) -> _Fields:
@@ -92,7 +104,7 @@ def _fields(observation: bytes) -> _Fields:
         raise RequestRejected("the observation is nested too deeply") from error
     except ValueError as error:  # malformed, or not UTF-8
         raise RequestRejected(f"the observation is not valid JSON: {error}") from error
-    for name in _LISTS:
+    for name in LISTS:
         value = fields.get(name, _NULL)
         if not _is_null(value) and not bytes(value).startswith(b"["):
             raise RequestRejected(f"the observation's {name} is not a list")
@@ -132,9 +144,6 @@ def _identified(name: str, value: msgspec.Raw) -> list[tuple[str | bytes, msgspe
     """Each entry with its ``mediaId``, or with its own bytes where it has none."""
     identified: list[tuple[str | bytes, msgspec.Raw]] = []
     for index, entry in enumerate(_ENTRIES.decode(value)):
-        try:
-            media_id = _ENTRY.decode(entry).media_id
-        except msgspec.ValidationError as error:
-            raise RequestRejected(f"the observation's {name}[{index}]: {error}") from error
+        media_id = media_id_of(name, index, entry)
         identified.append((bytes(entry) if media_id is None else media_id, entry))
     return identified

@@ -23,6 +23,7 @@ from gateway.errors import Code, RequestRejected
 from gateway.executions.records import Execution, checked_id
 from gateway.mediatype import OCTET_STREAM, detect, extension
 from gateway.model import Media
+from gateway.observation import LISTS, media_id_of
 
 TAG_CHARS_MAX: Final = 256
 META_BYTES_MAX: Final = 16 * 1024
@@ -64,7 +65,11 @@ class _Body(Struct, rename="camel", forbid_unknown_fields=True):
     tag: str | UnsetType | None = UNSET
     meta_data: Raw | UnsetType = UNSET
     hook_ids: list[str] | UnsetType | None = UNSET
-    created_at: str | UnsetType | None = UNSET
+    created_at: Raw | UnsetType = UNSET
+    completed_at: Raw | UnsetType = UNSET
+    duration: Raw | UnsetType = UNSET
+    status: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -122,16 +127,18 @@ def _meta(text: bytes) -> bytes:
 
 
 def parse_observation(body: bytes) -> bytes:
-    """The body of a call that adds to an observation, which is a JSON object; what its fields are
-    has not been looked at. Raises RequestRejected (400)."""
+    """The body of a call that adds to an observation, which is a JSON object. The entries of its
+    lists are such as can be found by their ``mediaId`` later; what else its fields are has not been
+    looked at. Raises RequestRejected (400)."""
     if not body.lstrip().startswith(b"{"):
         raise RequestRejected("the observation is not a JSON object")
     try:
-        for value in _fields.decode(body).values():
-            for part in (
-                _entries.decode(value) if bytes(memoryview(value)[:1]) == b"[" else (value,)
-            ):
+        for name, value in _fields.decode(body).items():
+            listed = bytes(memoryview(value)[:1]) == b"["
+            for number, part in enumerate(_entries.decode(value) if listed else (value,)):
                 msgspec.json.decode(part)
+                if listed and name in LISTS:
+                    media_id_of(name, number, part)
     except RecursionError as error:
         raise RequestRejected("the observation is nested too deeply") from error
     except ValueError as error:

@@ -37,7 +37,8 @@ def test_an_execution_may_be_made_of_nothing(body: bytes) -> None:
 def test_every_field_finds_its_place_and_what_the_gateway_says_itself_is_passed_over() -> None:
     body = (
         b'{"executionId":"e-1","tag":"t","metaData":{"a": [1.50]},"hookIds":["h-2","h-1","h-2"],'
-        b'"createdAt":"1999-01-01T00:00:00Z"}'
+        b'"createdAt":"1999-01-01T00:00:00Z","completedAt":null,"duration":1.5,'
+        b'"status":"COMPLETED","message":null}'
     )
     assert bodies.parse_given(body) == Given("e-1", "t", b'{"a": [1.50]}', ("h-2", "h-1"))
 
@@ -62,7 +63,7 @@ def test_null_is_as_good_as_absent() -> None:
         (b'{"metaData":{"a":1,"a":2}}', 'the key "a" more than once'),
         (b'{"hookIds":["h","*"]}', "hookIds[1]: not a valid ID"),
         (b'{"hookIds":[%s]}' % b",".join(b'"h%d"' % n for n in range(17)), "at most 16"),
-        (b'{"status":"COMPLETED"}', "unknown field `status`"),
+        (b'{"state":"COMPLETED"}', "unknown field `state`"),
     ],
 )
 def test_what_cannot_be_kept_says_why(body: bytes, message: str) -> None:
@@ -159,7 +160,7 @@ def test_the_next_part_of_a_list_is_a_link_that_asks_for_the_same() -> None:
 
 
 def test_an_observation_is_taken_as_it_was_sent() -> None:
-    body = b' {"documents": [ ], "mediaContents": [{"id": "a"}, null], "other": {"a": 1}}\n'
+    body = b' {"documents": [ ], "mediaContents": [{"id": "a"}], "other": {"a": 1}}\n'
     assert bodies.parse_observation(body) == body
 
 
@@ -174,6 +175,9 @@ def test_an_observation_is_taken_as_it_was_sent() -> None:
         (b'{"a":"\xff"}', "not valid JSON"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
         (b'{"a":1,"a":2}', 'the key "a" more than once'),
+        (b'{"mediaContents":[{},5]}', r"mediaContents\[1\]: Expected `object`"),
+        (b'{"documents":[null]}', r"documents\[0\]: Expected `object`"),
+        (b'{"documents":[{"mediaId":5}]}', r"documents\[0\]: Expected `str | null`"),
     ],
 )
 def test_what_is_no_observation_is_refused(body: bytes, message: str) -> None:
