@@ -335,6 +335,11 @@ class ExecutionCalls:
         key = self._key(exchange, target)
         body = await self._reading.body(exchange)
         section = self._executions.section
+        if exchange.request.content_type.startswith("multipart/"):
+            raise RequestRejected(
+                "this call takes the file itself, or its base64, as its body; it takes no form",
+                code=Code.UNSUPPORTED_MEDIA_TYPE,
+            )
         parse = partial(
             bodies.parse_media, media_id=str(uuid.uuid4()), bytes_max=section.media_bytes_max
         )

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
 from tests.support.client import PNG
@@ -77,6 +78,24 @@ async def test_a_file_comes_back_as_what_it_is_whatever_it_was_sent_as(
         async with api.session.get(f"{path}/{media_id}") as response:
             assert await response.read() == PNG
             assert response.content_type == "image/png"
+
+
+async def test_a_file_in_a_form_is_refused_and_not_kept_with_the_form_around_it(api: Api) -> None:
+    path = f"/v1/executions/{await api.new()}/observation/media"
+    form = aiohttp.FormData()
+    form.add_field("file", PNG, filename="a.png")
+    refused = await api.call("POST", path, 415, data=form)
+    assert refused["code"] == "unsupported_media_type"
+    assert "takes no form" in refused["message"]
+
+
+async def test_what_was_added_can_always_be_replaced(api: Api) -> None:
+    path = f"/v1/executions/{await api.new()}/observation"
+    refused = await api.call("POST", path, 400, json={"mediaContents": [{}, 5]})
+    assert "mediaContents[1]: Expected `object`" in refused["message"]
+    await api.call("POST", path, 204, json={"mediaContents": [page("one", 1)]})
+    await api.call("POST", f"{path}?idempotent=true", 204, json={"mediaContents": [page("two", 1)]})
+    assert (await api.call("GET", path))["mediaContents"] == [page("two", 1)]
 
 
 @pytest.mark.parametrize(
