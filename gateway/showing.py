@@ -111,10 +111,11 @@ class _Runs:
     def begun_again(self, event: dict[str, Any]) -> bool:
         """Whether one does with this EXECUTION_STATUS event; to be told of all of them.
 
-        A run that its gateway has put back when it stopped is at its first attempt still."""
-        running = event.get("status") == "RUNNING"
-        again = running and (self._running or event.get("attempt", 1) != 1)
-        self._running = running
+        A run that its gateway has put back when it stopped is QUEUED in between, and at its first
+        attempt still."""
+        status = event.get("status")
+        again = status == "RUNNING" and (self._running or event.get("attempt", 1) != 1)
+        self._running = status == "RUNNING" or (self._running and status == "QUEUED")
         return again
 
 

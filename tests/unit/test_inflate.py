@@ -41,7 +41,7 @@ def test_a_body_cut_short_is_not_finished() -> None:
     assert not inflater.finished
 
 
-@pytest.mark.parametrize("body", [b"not compressed", gzip.compress(b"a") + b"more"])
+@pytest.mark.parametrize("body", [b"not compressed", gzip.compress(b"a", mtime=0) + b"more"])
 def test_what_is_not_one_compressed_body_is_refused(body: bytes) -> None:
     with pytest.raises(InflateError):
         list(Inflater("gzip").feed(body))
