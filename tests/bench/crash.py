@@ -2,8 +2,8 @@
 
 Run as ``python -m tests.bench.crash [KILLS [SEED [STORE]]]``, with ``STORE`` sqlite or redis; each
 of them where none is named. On each, replicas are only killed first, and then, a quarter as many,
-frozen, too. Prints the counts. Exits with 1 where anything that was acknowledged was lost, ended twice or ran twice at
-once.
+frozen, too. Prints the counts. Exits with 1 where anything that was acknowledged was lost, ended
+twice or ran twice at once.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from tests.support.timing import PATIENCE_S
 REPLICAS = 3
 CLIENTS = 6
 #: Seconds from one kill to the next, from and to.
-PAUSE_S = (0.2, 0.9)
+PAUSE_S = (0.1, 0.7)
 #: Seconds for which a replica is frozen, from and to; the lease is 1.
 FROZEN_S = (1.2, 2.5)
 #: Seconds for one request: it may meet a replica that ends.
@@ -125,7 +125,7 @@ class _Crashes:
 
     async def run(self, kills: int) -> Report:
         """Kill so many replicas, let what is left come to its end, and look at all of it."""
-        self._live = [await self._replicas.start() for _ in range(REPLICAS)]
+        self._live = await asyncio.gather(*(self._replicas.start() for _ in range(REPLICAS)))
         self._hook = await self._api.hook(self._base(), self._behind.endpoint, "COMPLETED")
         clients = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
         for _ in range(kills):
