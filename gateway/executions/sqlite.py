@@ -7,11 +7,11 @@ Does not know: the tables (``sqlite_rows``, ``sqlite_runs``, ``sqlite_hooks``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.errors import StoreFailed
 from gateway.executions import sqlite_hooks as hooks
@@ -38,6 +38,7 @@ from gateway.model import Media
 _HEAVY_BYTES: Final = 1024 * 1024
 _AGAIN_S: Final = 1.0
 
+T = TypeVar("T")
 _Follower = tuple[EventId, asyncio.Future[None]]
 
 
@@ -177,9 +178,9 @@ class SqliteStore:
     ) -> Claim | None:
         """See ``Store.begin``. A call that is cancelled has begun nothing, or what it has begun is
         CANCELLED."""
-        return await self._writer.ask(
+        return await self._handed(
             lambda tx: runs.begin(tx, key, run_id, holder, queued_at=queued_at, new=new),
-            undo=_released,
+            _released,
         )
 
     async def record(self, new: New, ending: Ending) -> None:
@@ -188,7 +189,8 @@ class SqliteStore:
 
     async def claim(self, holder: str, *, wait_s: float) -> Claim | None:
         """See ``Store.claim``."""
-        return await self._writer.ask_until(lambda tx: runs.claim(tx, holder), wait_s, _released)
+        answer = self._writer.ask_until(lambda tx: runs.claim(tx, holder), wait_s, _released)
+        return await self._writer.handed(answer, _released)
 
     async def write(
         self,
@@ -240,14 +242,18 @@ class SqliteStore:
         self, dead: str, beats: int, by: str, *, attempts_max: int
     ) -> tuple[Claim, ...] | None:
         """See ``Store.take_over``."""
-        return await self._writer.ask(
+        return await self._handed(
             lambda tx: runs.take_over(tx, dead, beats, by, attempts_max),
-            undo=lambda claims: partial(runs.hand_back, dead, beats, claims or ()),
+            lambda claims: partial(runs.hand_back, dead, beats, claims or ()),
         )
 
     async def leave(self, holder: str) -> None:
         """See ``Store.leave``."""
         await self._writer.ask(lambda tx: runs.leave(tx, holder))
+
+    async def _handed(self, write: Write[T], undo: Callable[[T], Write[None]]) -> T:
+        """The answer to what puts something into somebody's hands."""
+        return await self._writer.handed(self._writer.ask(write, undo=undo), undo)
 
     # The log
 
@@ -328,9 +334,9 @@ class SqliteStore:
 
     async def due(self, holder: str, now: float, *, limit: int) -> list[Delivery]:
         """See ``Store.due``. A call that is cancelled has nothing in its hands."""
-        return await self._writer.ask(
+        return await self._handed(
             lambda tx: runs.due(tx, holder, now, limit),
-            undo=lambda found: partial(hooks.hand_back, holder, found),
+            lambda found: partial(hooks.hand_back, holder, found),
         )
 
     async def put_off(self, delivery: Delivery) -> None:

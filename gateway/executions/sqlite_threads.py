@@ -227,6 +227,15 @@ class Writer(_Thread):
         self._put(_Call(write, answer, undo, until=monotonic() + wait_s))
         return answer
 
+    async def handed(self, answer: asyncio.Future[T], undo: Callable[[T], Write[None]]) -> T:
+        """The answer; it is undone also where whoever waits is cancelled just as it comes."""
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled() and answer.exception() is None and answer.result():
+                self._undo(undo(answer.result()))
+            raise
+
     async def stop(self) -> None:
         """Close the connection, after everything that was asked before, and has to be undone."""
         if self._open:
