@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from gateway import logs
 from gateway.errors import Code, RequestRejected, StoreFailed
 from gateway.executions.records import BEGINNING, EventId, Key, Logged, Page, unknown
 from gateway.executions.store import Store
@@ -108,6 +109,10 @@ class _Feed:
             except StoreFailed:
                 await asyncio.sleep(_AGAIN_S)
                 continue
+            except Exception:  # noqa: BLE001  it may pass, and all who watch would wait for ever
+                logs.events.exception("internal error", extra={"fields": {}})
+                await asyncio.sleep(_AGAIN_S)
+                continue
             self._take(page)
             self.wake()
         self._tell_over(self)
@@ -117,7 +122,12 @@ class _Feed:
             self.over = True
         if page is not None and page.events:
             self._ready = None
-            self._kept.extend(page.events)
+            if page.lost and self.end > BEGINNING:
+                # What this reader has missed its watchers have, too: each is to find that out.
+                self._kept.clear()
+                self.start = page.events[-1].id
+            else:
+                self._kept.extend(page.events)
             self.end = page.events[-1].id
             while len(self._kept) > _KEPT:
                 self.start = self._kept.popleft().id
