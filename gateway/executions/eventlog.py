@@ -97,6 +97,10 @@ class EventLog:
             except Superseded:
                 self._superseded()
                 return
+            except Exception:  # noqa: BLE001  whoever waits for room would wait for ever
+                logs.events.exception("internal error", extra={"fields": {}})
+                self.tear()
+                self._room.set()
 
     async def _write(self) -> None:
         events = self._waiting[:_BATCH]
@@ -154,8 +158,21 @@ class EventLog:
             )
             most = len(ending.events) if self._torn else self._events_max
             finish = partial(self._store.finish, self._claim, self._first, whole, events_max=most)
-            await insist(finish, self._claim.key)
+            try:
+                await insist(finish, self._claim.key)
+            except Superseded:
+                if not await self._ended(self._first + len(whole.events) - 1):
+                    raise
             self._waiting.clear()
+
+    async def _ended(self, last: int) -> bool:
+        """Whether the end was written although its writing was said to have failed: then its last
+        event is there. Whoever takes a run over writes in a later turn."""
+        before = EventId(self._claim.turn, last - 1)
+        read = partial(self._store.events, self._claim.key, before, limit=1)
+        page = await insist(read, self._claim.key)
+        there = page.events[:1] if page is not None else ()
+        return [each.id for each in there] == [EventId(self._claim.turn, last)]
 
 
 async def insist(call: Callable[[], Awaitable[T]], key: Key) -> T:
