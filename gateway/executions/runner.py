@@ -9,7 +9,7 @@ Does not know: where a store keeps anything, how a client asked for a run, how i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -75,6 +75,9 @@ class _Turn:
         self.telling: Telling | None = None
         self.failure: Exception | None = None
         self.why: _Why | None = None
+        #: Whether its task has come so far that it can be cancelled: one that is cancelled before
+        #: its first step ends without having written so.
+        self.begun = False
         #: Whether it is past being cancelled: only its end is left to be written.
         self.ending = False
 
@@ -83,7 +86,14 @@ class _Turn:
         written learns from the store what that is worth."""
         if self.why is None and (why is _Why.RELEASED or not self.ending):
             self.why = why
-            self.task.cancel()
+            if self.begun:
+                self.task.cancel()
+
+    @property
+    def place(self) -> tuple[Key, int]:
+        """What the store knows it by. An execution that is made again after it was removed counts
+        its turns anew, so two may have the same."""
+        return self.claim.key, self.claim.turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class Runner:
         self._clock = clock
         self._wall = wall
         self._pulse = Pulse(section.lease_s)
-        self._turns: dict[tuple[Key, int], _Turn] = {}
+        self._turns: set[_Turn] = set()
         self._slots = asyncio.Semaphore(section.concurrency)
         self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
@@ -200,15 +210,14 @@ class Runner:
             superseded=lambda: turn.end(_Why.SUPERSEDED),
         )
         turn = _Turn(claim, log)
-        place = (claim.key, claim.turn)
-        self._turns[place] = turn
+        self._turns.add(turn)
         self._idle.clear()
         turn.task = asyncio.create_task(self._run(turn, work or partial(self._work, claim)))
-        turn.task.add_done_callback(lambda _: self._done(place, queued=work is None))
+        turn.task.add_done_callback(lambda _: self._done(turn, queued=work is None))
         return turn
 
-    def _done(self, place: tuple[Key, int], *, queued: bool) -> None:
-        del self._turns[place]
+    def _done(self, turn: _Turn, *, queued: bool) -> None:
+        self._turns.remove(turn)
         if queued:
             self._slots.release()
         if not self._turns:
@@ -233,6 +242,9 @@ class Runner:
     async def _run(self, turn: _Turn, work: Work) -> None:
         claim, log = turn.claim, turn.log
         writing = asyncio.create_task(log.run())
+        turn.begun = True
+        if turn.why is not None:
+            turn.task.cancel()
         began = self._clock()
         status, message, found = Status.COMPLETED, None, Found()
         try:
@@ -346,11 +358,13 @@ class Runner:
         try:
             await turn.log.finish(await self._ending(turn, outcome))
         except RequestRejected as error:  # what it found does not go with what is there
+            turn.failure = error
             outcome = _Outcome(Status.FAILED, outcome.duration_s, error.message)
             await turn.log.finish(await self._ending(turn, outcome))
         except (StoreFailed, Superseded):
             raise
         except Exception as error:  # noqa: BLE001  else it would run for ever
+            turn.failure = error
             message = self._message(turn.claim, error)
             outcome = _Outcome(Status.FAILED, outcome.duration_s, message)
             await turn.log.finish(self._untold(turn.claim.key, outcome))
@@ -378,13 +392,13 @@ class Runner:
 
     def cancel(self, key: Key) -> None:
         """Give up the runs of an execution that run here, as it was cancelled in the store."""
-        for turn in list(self._turns.values()):
+        for turn in self._turns:
             if turn.claim.key == key:
                 turn.end(_Why.CANCELLED)
 
     def drop(self, key: Key) -> None:
         """Give up the runs of an execution that was removed."""
-        for turn in list(self._turns.values()):
+        for turn in self._turns:
             if turn.claim.key == key:
                 turn.end(_Why.SUPERSEDED)
 
@@ -405,25 +419,34 @@ class Runner:
         beat = await self._store.beat(self._holder)
         self.holders = frozenset(beat.holders)
         self._heard = self._clock()
-        for place in running:
-            turn = self._turns.get(place)
-            if turn is None:
+        for turn in running:
+            if turn not in self._turns:
                 continue
-            if place not in beat.held:
+            if turn.place not in beat.held:
                 turn.end(_Why.SUPERSEDED)
-            elif place in beat.cancelled:
+            elif turn.place in beat.cancelled:
                 turn.end(_Why.CANCELLED)
         others = {name: beats for name, beats in beat.holders.items() if name != self._holder}
         for dead, beats in self._pulse.look(others, self._clock()):
+            # Reading what it was running may take longer than a beat may be late.
+            self._aside(self._take_over(dead, beats))
+
+    def _aside(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._burying.add(task)
+        task.add_done_callback(self._burying.discard)
+
+    async def _take_over(self, dead: str, beats: int) -> None:
+        try:
             lost = await self._store.take_over(
                 dead, beats, self._holder, attempts_max=self._section.attempts_max
             )
-            if lost is not None:
-                logs.events.warning("took over from a replica that has died")
-                for claim in lost:
-                    task = asyncio.create_task(self._bury(claim))
-                    self._burying.add(task)
-                    task.add_done_callback(self._burying.discard)
+        except StoreFailed:
+            return  # the next beat finds it dead again
+        if lost is not None:
+            logs.events.warning("took over from a replica that has died")
+            for claim in lost:
+                self._aside(self._bury(claim))
 
     async def _bury(self, claim: Claim) -> None:
         """End a run that is not to be begun again."""
@@ -458,12 +481,15 @@ class Runner:
     async def close(self) -> None:
         """Put back into the queue what still runs, and be gone."""
         await self.stop()
-        for turn in list(self._turns.values()):
+        for turn in self._turns:
             turn.end(_Why.RELEASED)
         with suppress(TimeoutError, StoreFailed):
             async with asyncio.timeout(_RELEASE_S):
                 if self._turns:
                     await self._idle.wait()
+                for task in self._tasks:  # a beat behind the leaving would make it known again
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
                 await self._store.leave(self._holder)
         tasks = (*self._tasks, *self._burying)
         for task in tasks:
