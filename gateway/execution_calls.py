@@ -225,7 +225,9 @@ class ExecutionCalls:
             if not without:
                 raise
             return await self._answering.run(exchange, run)
-        events = self._executions.stream(run, claim, dialect=exchange.dialect, replace=replaces)
+        events = self._executions.stream(
+            run, claim, exchange.site, dialect=exchange.dialect, replace=replaces
+        )
         fields = f"X-Execution-Id: {key.id}\r\n"
         return await self._stream(exchange, _singly(events), fields)
 
@@ -333,13 +335,13 @@ class ExecutionCalls:
 
     async def _add_media(self, exchange: Exchange, target: Target) -> Written:
         key = self._key(exchange, target)
-        body = await self._reading.body(exchange)
-        section = self._executions.section
         if exchange.request.content_type.startswith("multipart/"):
             raise RequestRejected(
                 "this call takes the file itself, or its base64, as its body; it takes no form",
                 code=Code.UNSUPPORTED_MEDIA_TYPE,
             )
+        body = await self._reading.body(exchange)
+        section = self._executions.section
         parse = partial(
             bodies.parse_media, media_id=str(uuid.uuid4()), bytes_max=section.media_bytes_max
         )

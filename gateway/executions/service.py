@@ -165,16 +165,18 @@ class Executions:
         if run.request.transform is not None:
             await run.services.sandbox.check_syntax(run.request.transform)
         claim = await self.begin(key, None)
+        found = b""
 
         async def work(log: EventLog) -> Found:
-            return Found(await run.perform(), replace)
+            nonlocal found
+            found = await run.perform()
+            return Found(found, replace)
 
         await self._runner.direct(claim, work)
         self._nudge()
         observation = await self.store.observation(key)
-        if observation is None:
-            raise unknown(key)
-        return await run.result_of(key.id, observation)
+        # Where the execution is transient, nothing is there any more but what its caller gets now.
+        return await run.result_of(key.id, found if observation is None else observation)
 
     async def record(self, new: New, observation: bytes, duration_s: float) -> None:
         """Keep what a direct call that has ended has found. Its caller has the answer whatever
@@ -218,12 +220,12 @@ class Executions:
         return claim
 
     async def stream(
-        self, run: Run, claim: Claim, *, dialect: Dialect, replace: bool
+        self, run: Run, claim: Claim, site: Site, *, dialect: Dialect, replace: bool
     ) -> AsyncGenerator[Logged]:
         """As ``call``, streamed: the run's events with the IDs that they have in its log.
 
         Where the generator is closed early, the run goes on for ``resume_s``, and longer while
-        somebody watches it here.
+        somebody watches it here. ``site``: what the run is made of, in use until it has ended.
 
         Raises as ``call`` does; where anything was yielded before, an event has told of it.
         """
@@ -254,7 +256,9 @@ class Executions:
                     await passing.put(None)
             return Found(observation, replace)
 
+        site.users += 1
         task = asyncio.create_task(self._runner.direct(claim, work))
+        task.add_done_callback(lambda _: site.leave())
         try:
             while (told := await passing.get()) is not None:
                 yield told
