@@ -75,7 +75,15 @@ class RedisStore(HookCalls):
         self._wake: Channel | None = None
 
     async def open(self) -> None:
-        """See that it can be used. Raises StoreFailed."""
+        """See that it can be used. Raises StoreFailed, which says to whoever starts the gateway
+        where the server is, and what it or the system said."""
+        try:
+            await self._look()
+        except StoreFailed as error:
+            said = ": ".join(filter(None, (error.message, str(error.__cause__ or ""))))
+            raise StoreFailed(f"Redis at {self._wire.address}: {said}", code=error.code) from error
+
+    async def _look(self) -> None:
         await self._wire.command(b"PING")
         try:
             memory = await self._wire.command(b"INFO", b"memory")
@@ -86,8 +94,8 @@ class RedisStore(HookCalls):
         policy = [line for line in memory.split() if line.startswith(b"maxmemory_policy:allkeys")]
         if policy and b"maxmemory:0\r" not in memory:
             raise StoreFailed(
-                f"the store of executions, Redis at {self._wire.address}, removes keys when it is "
-                f"full; it needs maxmemory-policy noeviction"
+                "the store of executions removes keys when it is full; it needs maxmemory-policy "
+                "noeviction"
             )
 
     async def close(self) -> None:

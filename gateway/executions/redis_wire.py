@@ -118,7 +118,7 @@ class Wire:
     def _asked(self, words: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
-            answer.set_exception(translated(ConnectionError("closed"), self.address))
+            answer.set_exception(translated(ConnectionError("closed")))
             return answer
         self._ask(_Call(words, script, answer))
         return answer
@@ -192,7 +192,7 @@ class Wire:
     def _failed(self, call: _Call, error: BaseException) -> None:
         if not call.answer.done():
             unsure = call.sent and not isinstance(error, ResponseError)
-            call.answer.set_exception(translated(error, self.address, unsure=unsure))
+            call.answer.set_exception(translated(error, unsure=unsure))
             call.answer.exception()  # nobody may be waiting any more, which is no fault
 
     def _fail(self, calls: list[_Call], error: BaseException) -> None:
@@ -222,8 +222,8 @@ def _little_by_little(packed: list[bytes]) -> Iterator[list[bytes]]:
     yield some
 
 
-def translated(error: BaseException, address: str, *, unsure: bool = False) -> StoreFailed:
-    """A failure as callers are told of it."""
+def translated(error: BaseException, *, unsure: bool = False) -> StoreFailed:
+    """A failure as callers are told of it, whom it does not concern where the server is."""
     text = str(error)
     code, retry_after_s = Code.STORE_UNAVAILABLE, None
     if isinstance(error, OutOfMemoryError) or "OOM command" in text or "MISCONF" in text:
@@ -237,9 +237,7 @@ def translated(error: BaseException, address: str, *, unsure: bool = False) -> S
     else:
         what, retry_after_s = "cannot be reached", 1
     failed = (Unsure if unsure else StoreFailed)(
-        f"the store of executions, Redis at {address}, {what}",
-        code=code,
-        retry_after_s=retry_after_s,
+        f"the store of executions {what}", code=code, retry_after_s=retry_after_s
     )
     failed.__cause__ = error
     return failed

@@ -125,6 +125,8 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed(
     with pytest.raises(StoreFailed) as caught:
         await store.get(KEY)
     assert {error.code for error in (*refused, caught.value)} == {Code.STORE_UNAVAILABLE}
+    # Where it is does not concern who is refused.
+    assert {error.message for error in refused} == {"the store of executions cannot be reached"}
     assert all(error.retry_after_s for error in (*refused, caught.value))
 
     await server.start()
@@ -467,7 +469,17 @@ async def test_a_redis_that_throws_away_what_it_has_no_room_for_is_refused(tmp_p
 async def test_where_no_redis_is_opening_says_so(server: RedisServer) -> None:
     await server.kill()
     store = RedisStore(server.url)
-    with pytest.raises(StoreFailed, match=f"127.0.0.1:{server.port}, cannot be reached"):
+    said = (
+        f"127.0.0.1:{server.port}: the store of executions cannot be reached: .*Connect call failed"
+    )
+    with pytest.raises(StoreFailed, match=said):
+        await store.open()
+    await store.close()
+
+
+async def test_opening_says_what_redis_has_against_it(server: RedisServer) -> None:
+    store = RedisStore(server.url.removesuffix("/0") + "/99")
+    with pytest.raises(StoreFailed, match="DB index is out of range"):
         await store.open()
     await store.close()
 
