@@ -26,6 +26,7 @@ Series: TypeAlias = dict[str, dict[Labels, Values]]
 _WORST: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "gateway_upstream_breaker": max,
     "gateway_upstream_up": min,
+    "gateway_store_up": min,
 }
 
 

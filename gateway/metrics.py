@@ -273,6 +273,9 @@ class Metrics:
             "Streams that were attached to behind an event that their client had already.",
             (),
         )
+        self.store_up = gauge(
+            "gateway_store_up", "1 while the store of executions answers, else 0.", ()
+        )
         self.store_duration = histogram(
             "gateway_store_seconds",
             "Time of one call of the store of executions.",

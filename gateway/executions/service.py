@@ -43,6 +43,8 @@ from gateway.site import Site
 
 #: How often the store is asked how much there is in it, and rid of what is too old, seconds.
 _COUNT_S: Final = 5.0
+#: How often it is looked whether the store answers, seconds.
+_LOOK_S: Final = 1.0
 _EXPIRE_S: Final = 60.0
 #: The least that is left of a transient execution's events for those who watch it, seconds.
 _LINGER_S: Final = 60.0
@@ -98,6 +100,7 @@ class Executions:
     async def start(self) -> None:
         """Begin to run what is queued. Raises StoreFailed."""
         await self._runner.start()
+        self._keep(asyncio.create_task(self._look()))
         self._keep(asyncio.create_task(self._count()))
         self._keep(asyncio.create_task(self._expire()))
 
@@ -368,6 +371,19 @@ class Executions:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _look(self) -> None:
+        """Say when the store does not answer any more, and when it does again."""
+        before = True
+        while True:
+            up = self.answers
+            self._metrics.store_up.labels().set(float(up))
+            if up is not before:
+                told = logs.events.info if up else logs.events.warning
+                event = "the store answers again" if up else "the store does not answer"
+                told(event, extra={"fields": {"store": self.section.store}})
+            before = up
+            await asyncio.sleep(_LOOK_S)
 
     async def _count(self) -> None:
         while True:

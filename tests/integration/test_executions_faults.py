@@ -108,6 +108,34 @@ async def test_while_redis_is_away_nothing_is_lost_and_within_5_s_of_its_return_
         assert (await api.get(base, "refused")).get("status") is None
 
 
+async def test_a_store_that_is_away_is_told_of_once_by_the_log_and_by_a_gauge(
+    tmp_path: Path,
+) -> None:
+    async with (
+        redis_server(tmp_path) as server,
+        behind() as far,
+        replicas(tmp_path, server.url, far) as started,
+        aiohttp.ClientSession() as session,
+        patience(),
+    ):
+        replica = await started.start()
+
+        async def shown(up: int) -> None:
+            text = ""
+            while f"\ngateway_store_up {up}.0\n" not in text:
+                async with session.get(f"{replica.base}/metrics") as response:
+                    text = await response.text()
+
+        await shown(1)
+        await server.kill()
+        await shown(0)
+        await server.start()
+        await shown(1)
+        await until(lambda: replica.lines()[-1]["event"] == "the store answers again")
+        told = [line["event"] for line in replica.lines() if line.get("store") == server.url]
+        assert told == ["the store does not answer", "the store answers again"]
+
+
 @every_time
 async def test_while_redis_is_frozen_nobody_is_taken_for_dead_and_nothing_stands_still(
     tmp_path_factory: pytest.TempPathFactory,
