@@ -17,12 +17,13 @@ from msgspec import Struct
 from gateway import logs
 from gateway.errors import Code, RequestRejected, StoreFailed
 from gateway.executions.records import BEGINNING, EventId, Key, Logged, Page, unknown
-from gateway.executions.store import Store
+from gateway.executions.store import PAGE_BYTES, Store
 from gateway.sse import encode
 
 #: So many of the newest events are kept for those who are a little behind; who is further behind
 #: reads from the store by himself.
 _KEPT: Final = 512
+_KEPT_BYTES: Final = 4 * 1024 * 1024
 _PAGE: Final = 500
 #: How long the store may keep a question for news, and how long a store that failed is left alone.
 _WAIT_S: Final = 15.0
@@ -57,6 +58,12 @@ def pieces(events: Iterable[Logged]) -> tuple[Piece, ...]:
     return tuple(found)
 
 
+def _last(page: Page) -> bool:
+    """Whether there was no more to be read behind it."""
+    size = sum(len(event.text) for event in page.events)
+    return len(page.events) < _PAGE and size < PAGE_BYTES
+
+
 class _Feed:
     """The one reader of an execution's log, from behind ``start`` on."""
 
@@ -71,6 +78,7 @@ class _Feed:
         self.key = key
         self._store = store
         self._kept: deque[Logged] = deque()
+        self._bytes = 0
         #: What is behind the place where most who watch are: they all get the same.
         self._ready: tuple[EventId, tuple[Piece, ...]] | None = None
         self._news = asyncio.Event()
@@ -125,12 +133,16 @@ class _Feed:
             if page.lost and self.end > BEGINNING:
                 # What this reader has missed its watchers have, too: each is to find that out.
                 self._kept.clear()
+                self._bytes = 0
                 self.start = page.events[-1].id
             else:
                 self._kept.extend(page.events)
+                self._bytes += sum(len(event.text) for event in page.events)
             self.end = page.events[-1].id
-            while len(self._kept) > _KEPT:
-                self.start = self._kept.popleft().id
+            while len(self._kept) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._kept) > 1):
+                dropped = self._kept.popleft()
+                self._bytes -= len(dropped.text)
+                self.start = dropped.id
 
 
 class Feeds:
@@ -169,7 +181,7 @@ class Feeds:
             position = page.events[-1].id if page.events else position
             if page.ended or self._stopping:
                 return
-            if len(page.events) < _PAGE:
+            if _last(page):
                 feed = self._join(key, position)
                 try:
                     while position >= feed.start:

@@ -35,7 +35,7 @@ from gateway.executions.records import (
 from gateway.executions.redis_forms import Argument, name_of
 from gateway.executions.redis_hooks import HookCalls
 from gateway.executions.redis_news import Channel, News
-from gateway.executions.store import Superseded
+from gateway.executions.store import PAGE_BYTES, Superseded
 from gateway.executions.telling import status_event
 from gateway.model import Media
 
@@ -416,7 +416,9 @@ class RedisStore(HookCalls):
 
     async def events(self, key: Key, after: EventId, *, limit: int = 1000) -> Page | None:
         """See ``Store``."""
-        found = await self._script(scripts.EVENTS, name_of(key), forms.position(after), limit)
+        found = await self._script(
+            scripts.EVENTS, name_of(key), forms.position(after), limit, PAGE_BYTES
+        )
         return None if found is None else forms.page_of(found, after, limit)
 
     async def news(self, key: Key, after: EventId, *, wait_s: float) -> None:

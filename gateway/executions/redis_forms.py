@@ -26,6 +26,7 @@ from gateway.executions.records import (
     Page,
     Status,
 )
+from gateway.executions.store import PAGE_BYTES
 from gateway.model import Media
 
 Argument = bytes | memoryview | str | int | float
@@ -182,11 +183,12 @@ def page_of(found: Sequence[Any], after: EventId, limit: int) -> Page:
     members, newest, dropped, status = found
     events = tuple(Logged(EventId(int(each[:9]), int(each[9:21])), each[21:]) for each in members)
     end = members[-1][:21] if members else position(after)
+    short = len(members) < limit and sum(map(len, members)) < PAGE_BYTES
     return Page(
         events,
         ended=status is not None
         and Status(status.decode()).ended
-        and (len(members) < limit or newest is None or end >= newest),
+        and (short or newest is None or end >= newest),
         lost=dropped is not None and position(after) < dropped,
     )
 

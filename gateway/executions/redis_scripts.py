@@ -314,12 +314,24 @@ end
 return 1
 """)
 
-#: kid, after, limit. What is newest, what was dropped, the status, events.
+#: kid, after, limit, bytes. Events, what is newest, what was dropped, the status.
 EVENTS: Final = Script(r"""
 local v = call('HMGET', E(ARGV[2]), 'n', 'newest', 'dropped', 'status')
 if not v[1] then return false end
-local from = '(' .. ARGV[3] .. '\255'
-v[1] = call('ZRANGEBYLEX', P .. 'l:' .. ARGV[2], from, '+', 'LIMIT', 0, ARGV[4])
+local from, left, bytes, some, found = '(' .. ARGV[3] .. '\255', tonumber(ARGV[4]), 0, 2, {}
+local most, full = tonumber(ARGV[5]), false
+while left > 0 and not full do
+  local count = math.min(some, left)
+  local more = call('ZRANGEBYLEX', P .. 'l:' .. ARGV[2], from, '+', 'LIMIT', 0, count)
+  for _, event in ipairs(more) do
+    if bytes >= most then break end
+    found[#found + 1] = event
+    bytes = bytes + #event
+  end
+  full = bytes >= most or #more < count
+  from, left, some = '(' .. (more[#more] or ''), left - count, some * 2
+end
+v[1] = found
 return v
 """)
 

@@ -17,6 +17,7 @@ from gateway.errors import Code, RequestRejected
 from gateway.executions.merging import appended
 from gateway.executions.records import EventId, Execution, Key, Logged, New, Page, Status
 from gateway.executions.sqlite_threads import Transaction
+from gateway.executions.store import PAGE_BYTES
 from gateway.model import Media
 
 #: Files are cut into pieces of this length: copying one of them holds up the loop unnoticeably.
@@ -364,10 +365,17 @@ def events(db: sqlite3.Connection, key: Key, after: EventId, limit: int) -> Page
         "SELECT turn, number, text FROM events WHERE execution = ? AND (turn, number) > (?, ?) "
         "AND (turn, number) <= (?, ?) ORDER BY turn, number LIMIT ?",
         (seq, *after, *last, limit),
-    ).fetchall()
-    read = tuple(Logged(EventId(turn, number), text) for turn, number, text in rows)
-    whole = len(read) < limit or read[-1].id >= last
-    return Page(read, ended=whole and _ended(status), lost=after < lost)
+    )
+    read: list[Logged] = []
+    size = 0
+    for turn, number, text in rows:
+        read.append(Logged(EventId(turn, number), text))
+        size += len(text)
+        if size >= PAGE_BYTES:
+            break
+    rows.close()
+    whole = (len(read) < limit and size < PAGE_BYTES) or read[-1].id >= last
+    return Page(tuple(read), ended=whole and _ended(status), lost=after < lost)
 
 
 def newer(db: sqlite3.Connection, watched: Sequence[tuple[Key, EventId]]) -> list[bool]:

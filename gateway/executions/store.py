@@ -18,7 +18,7 @@ Does not know: how any store keeps them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.executions.records import (
     Beat,
@@ -34,6 +34,9 @@ from gateway.executions.records import (
     Status,
 )
 from gateway.model import Media
+
+#: A page of a log ends behind the event with which the texts in it come to so much.
+PAGE_BYTES: Final = 1024 * 1024
 
 
 class Superseded(Exception):
@@ -215,7 +218,8 @@ class Store(Protocol):
     # The log
 
     async def events(self, key: Key, after: EventId, *, limit: int = 1000) -> Page | None:
-        """Up to ``limit`` events behind ``after``. ``None``: no such execution."""
+        """Up to ``limit`` events behind ``after``, fewer where they come to ``PAGE_BYTES``.
+        ``None``: no such execution."""
         ...
 
     async def news(self, key: Key, after: EventId, *, wait_s: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.executions.records import BEGINNING, EventId, Key, Logged, Status
-from gateway.executions.store import Store
+from gateway.executions.store import PAGE_BYTES, Store
 from tests.support.stores import (
     EVENTS_MAX,
     KEY,
@@ -69,6 +69,31 @@ async def test_events_are_read_page_by_page(store: Store) -> None:
     whole = await store.events(KEY, BEGINNING, limit=3)
     assert whole is not None
     assert whole.ended
+
+
+async def test_a_page_of_large_events_is_short_and_not_the_last(store: Store) -> None:
+    claim = await begun(store)
+    large = [b"%d" % number + b"x" * (PAGE_BYTES // 2) for number in range(9)]
+    await wrote(store, claim, 1, *large, b"small")
+    await finished(store, claim, 11)
+    found: list[bytes] = []
+    sizes = []
+    after, ended = BEGINNING, False
+    while not ended:
+        page = await store.events(KEY, after)
+        assert page is not None
+        found += [event.text for event in page.events]
+        sizes.append(sum(len(event.text) for event in page.events))
+        after, ended = page.events[-1].id, page.ended
+    assert found == [*large, b"small"]
+    assert max(sizes) < 2 * PAGE_BYTES
+    huge = await begun(store, "run-2")
+    await wrote(store, huge, 1, b"x" * 3 * PAGE_BYTES)
+    await finished(store, huge, 2)
+    page = await store.events(KEY, after)
+    assert page is not None
+    assert page.ended
+    assert len(page.events) == 1
 
 
 async def test_later_turns_come_behind_earlier_ones(store: Store) -> None:
