@@ -321,7 +321,8 @@ class Runner:
 
     async def _work(self, claim: Claim, log: EventLog) -> Found:
         """Run the pipeline, with every event into the log. Raises GatewayError."""
-        request, ready = await self.prepared(orders.read(claim.payload, claim.media), claim.key)
+        asked = orders.read(claim.payload, claim.media)
+        request, ready = await insist(partial(self.prepared, asked, claim.key), claim.key)
         site = self._site()
         site.users += 1
         try:
@@ -340,14 +341,14 @@ class Runner:
 
     async def prepared(self, request: Request, key: Key) -> tuple[Request, bool]:
         """``request`` with what its execution holds, and whether that is its observation: then
-        what the run comes to has that in it."""
+        what the run comes to has that in it. Raises StoreFailed."""
         kept: tuple[Media, ...] = ()
-        if await insist(partial(self._store.has_media, key), key):
-            kept = await insist(partial(self._store.all_media, key), key)
+        if await self._store.has_media(key):
+            kept = await self._store.all_media(key)
         request = replace(request, media=(*kept, *request.media), execution_id=key.id)
         if request.media or request.text or request.observation is not None:
             return request, False
-        observation = await insist(partial(self._store.observation, key), key)
+        observation = await self._store.observation(key)
         if observation is None:
             raise RequestRejected(
                 f'nothing to run on: the execution "{key.id}" holds no media and no observation'

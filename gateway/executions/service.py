@@ -155,7 +155,7 @@ class Executions:
         """``request`` as it is run on the execution, for ``call`` and ``stream``: with its media
         and, where there is nothing else to run on, its observation. And whether that is so.
 
-        Raises RequestRejected where there is nothing to run on."""
+        Raises StoreFailed, and RequestRejected where there is nothing to run on."""
         return await self._runner.prepared(request, key)
 
     async def call(self, run: Run, key: Key, *, replace: bool) -> Result:

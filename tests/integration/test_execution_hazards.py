@@ -251,6 +251,22 @@ async def test_a_run_whose_end_was_written_without_an_answer_has_ended_well(
     assert store.lost == 1
 
 
+class Away(SqliteStore):
+    """A store that cannot be asked for files."""
+
+    async def has_media(self, key: Key) -> bool:
+        raise StoreFailed("no answer")
+
+
+async def test_a_direct_call_does_not_wait_for_a_store_that_does_not_answer(
+    tmp_path: Path,
+) -> None:
+    store = Away(tmp_path / "executions.db")
+    async with opened(store), runner_on(store) as runner, patience():
+        with pytest.raises(StoreFailed):
+            await runner.prepared(Request("talk", "request-1"), KEY)
+
+
 # What should not fail
 
 
