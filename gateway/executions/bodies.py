@@ -205,7 +205,7 @@ def parse_listing(query: Mapping[str, str]) -> Listing:
         raise RequestRejected(f"query parameter limit: expected a number from 1 to {LIMIT_MAX}")
     after = query.get("after")
     return Listing(
-        tag=checked_tag(query.get("tag")),
+        tag=checked_tag(query.get("tag") or None),  # no execution has an empty one
         after=None if after is None else checked_id(after, "query parameter after"),
         limit=int(limit),
     )

@@ -133,6 +133,7 @@ def test_a_list_is_of_a_hundred_unless_it_says_otherwise() -> None:
     assert bodies.parse_listing({}) == Listing(None, None, 100)
     query = {"tag": "t", "limit": "1000", "after": "e-1", "other": "x"}
     assert bodies.parse_listing(query) == Listing("t", "e-1", 1000)
+    assert bodies.parse_listing({"tag": ""}) == Listing(None, None, 100)
 
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "1001", "1e2", "٣", " 5", "99999"])
