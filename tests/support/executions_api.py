@@ -6,6 +6,7 @@ Does not know: which replicas there are, what becomes of them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from itertools import pairwise
@@ -154,6 +155,7 @@ class Api:
             except (*BROKEN, Refused) as error:
                 if isinstance(error, Refused) and error.status < 500:
                     raise
+                await asyncio.sleep(0.05)
 
 
 def whole(events: list[Event]) -> bool:
