@@ -223,13 +223,13 @@ class Replicas:
 
     async def launch(self) -> Replica:
         """A new one, which does not serve yet."""
-        log = self._config.parent / f"replica-{len(self.started) + 1}.log"
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
         async with self._asking:
+            log = self._config.parent / f"replica-{len(self.started) + 1}.log"
             self._zygote.stdin.write(f"{self._config}\t{log}\n".encode())
             replica = Replica(int(await self._zygote.stdout.readline()), log)
-        self.started.append(replica)
+            self.started.append(replica)
         return replica
 
     async def start(self) -> Replica:
