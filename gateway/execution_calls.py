@@ -251,13 +251,13 @@ class ExecutionCalls:
     async def _list(self, exchange: Exchange, target: Target) -> Written:
         owner = self._answering.identify(exchange).owner
         listing = bodies.parse_listing(exchange.request.query)
-        limit = listing.limit
         found = await self._store.listed(
-            owner, tag=listing.tag, after=listing.after, limit=limit + 1
+            owner, tag=listing.tag, after=listing.after, limit=listing.limit + 1
         )
-        fields = bodies.next_fields(listing, found[limit - 1]) if len(found) > limit else ""
-        body = bodies.render_list([bodies.render_execution(each) for each in found[:limit]])
-        return await self._send(exchange, body, fields=fields)
+        items = bodies.render_page(found[: listing.limit])
+        more = len(items) < len(found)
+        fields = bodies.next_fields(listing, found[len(items) - 1]) if more else ""
+        return await self._send(exchange, bodies.render_list(items), fields=fields)
 
     async def _get(self, exchange: Exchange, target: Target) -> Written:
         key = self._key(exchange, target)

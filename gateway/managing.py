@@ -78,9 +78,9 @@ async def executions(place: Place, *, tag: str | None, limit: int) -> tuple[list
             query["after"] = read_execution(found[-1]).execution_id
         answer = await asked(place, "GET", f"/v1/executions?{urlencode(query)}")
         page = _read(answer, list[msgspec.Raw])
-        found += map(bytes, page)
-        if len(page) < size:
+        if not page:  # one that is shorter than it may be can still be followed by others
             break
+        found += map(bytes, page)
     return found[:limit], len(found) > limit
 
 

@@ -30,6 +30,9 @@ META_BYTES_MAX: Final = 16 * 1024
 HOOKS_MAX: Final = 16
 LIMIT: Final = 100
 LIMIT_MAX: Final = 1000
+#: Where the executions of a list are longer than this together, it goes on in another one: while
+#: they are written down, nothing else goes on.
+LIST_BYTES: Final = 2 * 1024 * 1024
 
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,3}")
 _PIECE_CHARS: Final = 1 << 18
@@ -234,6 +237,18 @@ def render_execution(execution: Execution) -> bytes:
     shown |= {name: value for name, value in optional.items() if value is not None}
     shown |= {"metaData": Raw(execution.meta), "hookIds": execution.hook_ids}
     return msgspec.json.encode(shown)
+
+
+def render_page(executions: Sequence[Execution]) -> list[bytes]:
+    """Each as ``render_execution`` writes it, up to the one with which they reach LIST_BYTES."""
+    items: list[bytes] = []
+    size = 0
+    for each in executions:
+        if size >= LIST_BYTES:
+            break
+        items.append(render_execution(each))
+        size += len(items[-1])
+    return items
 
 
 def render_list(items: Sequence[bytes]) -> bytes:

@@ -376,7 +376,11 @@ LIST = [NEWEST, {"executionId": "e-2", "createdAt": "2025-01-01T00:00:00.000Z"}]
 
 
 async def test_executions_are_listed_a_line_each() -> None:
-    async with remote(book({"GET /v1/executions?limit=101&tag=a+%26": LIST})) as upstream:
+    answers = {
+        "GET /v1/executions?limit=101&tag=a+%26": LIST,
+        "GET /v1/executions?limit=99&tag=a+%26&after=e-2": [],
+    }
+    async with remote(book(answers)) as upstream:
         arguments = ("executions", "list", "--tag", "a &", "--url", upstream.url)
         plain = await run(*arguments)
         as_json = await run(*arguments, "--json")
@@ -395,7 +399,8 @@ async def test_a_list_is_asked_for_in_pieces_and_says_when_there_is_more() -> No
 
     answers = {
         "GET /v1/executions?limit=1000": some(0, 1000),
-        "GET /v1/executions?limit=501&after=e-999": some(1000, 501),
+        "GET /v1/executions?limit=501&after=e-999": some(1000, 300),
+        "GET /v1/executions?limit=201&after=e-1299": some(1300, 201),
         "GET /v1/executions?limit=3": some(0, 3),
     }
     async with remote(book(answers)) as upstream:

@@ -64,6 +64,22 @@ async def test_a_list_has_the_newest_first_and_says_where_it_goes_on(api: Api) -
     assert (await api.call("GET", "/v1/executions?limit=0", 400))["code"] == "bad_request"
 
 
+async def test_a_list_of_long_executions_is_told_to_its_end(api: Api) -> None:
+    meta = {"a": "x" * 16_000}
+    made = [await api.new(metaData=meta) for _ in range(140)]
+    found: list[str] = []
+    url: str | None = "/v1/executions?limit=1000"
+    pages = 0
+    while url is not None:
+        async with api.session.get(url) as response:
+            found += [each["executionId"] for each in await response.json()]
+            following = response.links.get("next")
+        url = None if following is None else str(following["url"])
+        pages += 1
+    assert found == made[::-1]
+    assert pages == 2
+
+
 # Media
 
 

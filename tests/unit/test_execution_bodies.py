@@ -118,6 +118,15 @@ def test_a_list_is_made_of_what_is_text_already() -> None:
     assert bodies.render_list([b'{"a":1}', b"{}"]) == b'[{"a":1},{}]'
 
 
+def test_a_list_goes_on_in_another_one_where_it_becomes_long() -> None:
+    meta = b'{"a":"%s"}' % (b"x" * 16_000)
+    executions = [Execution(Key("", f"e-{n}"), MADE_AT, meta=meta) for n in range(1000)]
+    items = bodies.render_page(executions)
+    assert bodies.LIST_BYTES <= sum(map(len, items)) < bodies.LIST_BYTES + 17_000
+    assert items == [bodies.render_execution(each) for each in executions[: len(items)]]
+    assert len(bodies.render_page(executions[:100])) == 100
+
+
 def test_an_observation_that_is_not_there_yet_is_an_empty_one() -> None:
     assert json.loads(bodies.no_observation("e-1")) == {
         "executionId": "e-1",
