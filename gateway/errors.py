@@ -215,6 +215,7 @@ class Overloaded(GatewayError):
 class StoreFailed(GatewayError):
     """Where executions are kept cannot be reached, or cannot take more. The message says which."""
 
+    outcome = Outcome.UPSTREAM_ERROR  # the fault is not in here, as that of INTERNAL is
     default_code = Code.STORE_UNAVAILABLE
 
 

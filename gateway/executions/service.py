@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -101,8 +101,8 @@ class Executions:
         """Begin to run what is queued. Raises StoreFailed."""
         await self._runner.start()
         self._keep(asyncio.create_task(self._look()))
-        self._keep(asyncio.create_task(self._count()))
-        self._keep(asyncio.create_task(self._expire()))
+        self._keep(asyncio.create_task(self._regularly(_COUNT_S, self._count)))
+        self._keep(asyncio.create_task(self._regularly(_EXPIRE_S, self._expire)))
 
     async def stop(self) -> None:
         """Take on no queued runs any more, and let go of who watches: both go on elsewhere."""
@@ -385,24 +385,31 @@ class Executions:
             before = up
             await asyncio.sleep(_LOOK_S)
 
-    async def _count(self) -> None:
+    async def _regularly(self, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done again and again, whatever becomes of it once."""
         while True:
-            counts, log_bytes = dict.fromkeys(Status, 0), 0
+            try:
+                await work()
+            except StoreFailed:
+                pass  # it is told of elsewhere
+            except Exception:  # noqa: BLE001  it may pass, and nobody else would go on
+                logs.events.exception("internal error", extra={"fields": {}})
+            await asyncio.sleep(every_s)
+
+    async def _count(self) -> None:
+        counts, log_bytes = dict.fromkeys(Status, 0), 0
+        try:
             if self._runner.first:
-                with suppress(StoreFailed):
-                    counts |= await self.store.counts()
-                    log_bytes = await self.store.log_bytes()
+                counts |= await self.store.counts()
+                log_bytes = await self.store.log_bytes()
+        finally:
             for status, count in counts.items():
                 self._metrics.executions.labels(status).set(count)
             self._metrics.event_log_bytes.labels().set(log_bytes)
-            await asyncio.sleep(_COUNT_S)
 
     async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(_EXPIRE_S)
-            now = self._wall()
-            before = now - self.section.retention_days * DAY_S
-            lingered = now - max(self.section.resume_s, _LINGER_S)
-            with suppress(StoreFailed):
-                while self._runner.first and await self.store.expire(before, lingered):
-                    pass  # some hundreds each time
+        now = self._wall()
+        before = now - self.section.retention_days * DAY_S
+        lingered = now - max(self.section.resume_s, _LINGER_S)
+        while self._runner.first and await self.store.expire(before, lingered):
+            pass  # some hundreds each time

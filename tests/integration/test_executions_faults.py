@@ -23,7 +23,7 @@ from gateway.executions.records import Beat, Claim, Delivery, Ending, Key, Statu
 from gateway.executions.runner import Runner, Telling
 from gateway.executions.sqlite import SqliteStore
 from gateway.model import Request
-from gateway.sections import ExecutionsConfig
+from gateway.sections import DAY_S, ExecutionsConfig
 from gateway.serving import new_metrics
 from gateway.site import Site
 from tests.support import kept
@@ -314,6 +314,36 @@ async def test_clocks_that_jump_an_hour_make_nothing_run_twice_nor_wait(
         walls[back].off_s, walls[1 - back].off_s = HOUR_S, -HOUR_S
         await api.begin(two, "last", hook, pieces=3, pause_s=0)
         await assert_done_once(api, one, far, ["last"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_ended_longer_ago_than_it_is_kept_is_removed(kind: str, tmp_path: Path) -> None:
+    wall = Wall()
+    async with shared(kind, tmp_path) as store, behind(lambda: False) as far, client() as api:
+        config = configuration(store, far)
+        async with gateway(config, wall=wall) as base:
+            hook = await api.hook(base, far.endpoint, "COMPLETED")
+            await api.begin(base, "old", hook, pieces=1, pause_s=0)
+            await assert_done_once(api, base, far, ["old"])
+        wall.off_s = 29 * DAY_S
+        async with gateway(config, wall=wall) as base:
+            await api.begin(base, "young", hook, pieces=1, pause_s=0)
+            await assert_done_once(api, base, far, ["young"])
+            assert (await api.get(base, "old"))["status"] == "COMPLETED"
+        wall.off_s = 31 * DAY_S
+        async with gateway(config, wall=wall) as base:
+            while await kept_still(api, base, "old"):
+                await asyncio.sleep(0.01)
+            assert await kept_still(api, base, "young")
+
+
+async def kept_still(api: Api, base: str, name: str) -> bool:
+    try:
+        await api.get(base, name)
+    except Refused as refused:
+        assert refused.status == 404
+        return False
+    return True
 
 
 @pytest.mark.parametrize("kind", KINDS)
