@@ -52,7 +52,7 @@ demo: $(STAMP) ## Start Triton, two simulated APIs and the gateway, and show the
 	@exec $(BIN)/python -m deploy.demo.run
 
 test: $(STAMP) ## Run all tests; every branch of the pure modules must be covered
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=100
 
 check: $(STAMP) ## Lint, formatting, types, import contracts
