@@ -373,7 +373,7 @@ class ExecutionCalls:
         last = request.headers.get("Last-Event-ID") or request.query.get("lastEventId")
         after = event_id(last) if last else BEGINNING
         if request.method == "HEAD":
-            async with aclosing(self._executions.watch(key, after)) as batches:
+            async with aclosing(await self._executions.attach(key, after)) as batches:
                 await anext(batches)
             return await self._answering.send(exchange, 200, None, _EVENT_STREAM)
         if last:
@@ -389,7 +389,7 @@ class ExecutionCalls:
         clock, waited = self._clock, exchange.waited
         began = clock()
         try:
-            async with aclosing(self._executions.watch(key, after)) as batches:
+            async with aclosing(await self._executions.attach(key, after)) as batches:
                 async for batch in batches:
                     waited.upstream_s, began = waited.upstream_s + clock() - began, inf
                     yield batch

@@ -159,10 +159,6 @@ class Feeds:
         for feed in self._feeds.values():
             feed.wake()
 
-    def watched(self, key: Key) -> bool:
-        """Whether anybody watches the execution here."""
-        return key in self._feeds
-
     async def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Piece, ...]]:
         """The events behind ``after`` as they come, some at a time, until the execution has ended.
         The first are yielded at once, also where there are none yet.

@@ -186,11 +186,13 @@ class Ending(Struct, frozen=True):
 class Beat(Struct, frozen=True):
     """What a holder learns when it shows that it lives. ``holders``: every holder's count of beats;
     ``held``: the turns that it has in its hands (whatever else it runs was taken from it, or its
-    execution removed); ``cancelled``: those of them that are to be given up."""
+    execution removed); ``cancelled``: those of them that are to be given up; ``adopted``: direct
+    ones that are to go on to their end, also without their client."""
 
     holders: dict[str, int]
     held: frozenset[tuple[Key, int]]
     cancelled: frozenset[tuple[Key, int]] = frozenset()
+    adopted: frozenset[tuple[Key, int]] = frozenset()
 
 
 def checked_id(given: str, what: str) -> str:

@@ -385,17 +385,22 @@ class RedisStore(HookCalls):
         messages = forms.delivery_arguments(deliveries)
         return bool(await self._script(scripts.CANCEL, name_of(key), at, event, *messages))
 
+    async def adopt(self, key: Key) -> None:
+        """See ``Store``."""
+        await self._script(scripts.ADOPT, name_of(key))
+
     # Who lives
 
     async def beat(self, holder: str) -> Beat:
         """See ``Store``."""
-        counts, hand, stopped = await self._script(scripts.BEAT, holder)
+        counts, hand, stopped, adopted = await self._script(scripts.BEAT, holder)
         held = dict(zip(hand[::2], map(int, hand[1::2]), strict=True))
         turns = {place: (forms.place_of(place)[0], turn) for place, turn in held.items()}
         return Beat(
             {name.decode(): int(n) for name, n in zip(counts[::2], counts[1::2], strict=True)},
             frozenset(turns.values()),
             frozenset(turns[place] for place in stopped if place in turns),
+            frozenset(turns[place] for place in adopted if place in turns),
         )
 
     async def take_over(

@@ -271,6 +271,7 @@ local function let_go(kid, rid)
   if holder then
     call('HDEL', P .. 'hand:' .. holder, place)
     call('SREM', P .. 'stop:' .. holder, place)
+    call('SREM', P .. 'keep:' .. holder, place)
   end
 end
 

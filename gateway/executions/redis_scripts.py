@@ -224,12 +224,24 @@ tell(kid)
 return 1
 """)
 
-#: holder. All counts; its places and turns; those of them to be given up.
+#: kid.
+ADOPT: Final = Script(r"""
+local kid = ARGV[2]
+for _, rid in ipairs(call('SMEMBERS', P .. 'a:' .. kid)) do
+  local v = call('HMGET', R(kid, rid), 'direct', 'holder')
+  if v[1] and v[2] then
+    in_any_case()
+    call('SADD', P .. 'keep:' .. v[2], kid .. '/' .. rid)
+  end
+end
+""")
+
+#: holder. All counts; its places and turns; those of them to be given up; those to go on.
 BEAT: Final = Script(r"""
 in_any_case()
 call('HINCRBY', P .. 'beats', ARGV[2], 1)
 return {call('HGETALL', P .. 'beats'), call('HGETALL', P .. 'hand:' .. ARGV[2]),
-        call('SMEMBERS', P .. 'stop:' .. ARGV[2])}
+        call('SMEMBERS', P .. 'stop:' .. ARGV[2]), call('SMEMBERS', P .. 'keep:' .. ARGV[2])}
 """)
 
 #: holder, ticket, dead, beats, attempts at most. Claims; nothing: it lives, or is no more.
@@ -256,7 +268,7 @@ for _, place in ipairs(held) do
 end
 for _, id in ipairs(call('SMEMBERS', P .. 'dhand:' .. dead)) do put_down(id) end
 call('UNLINK', P .. 'hand:' .. dead, P .. 'stop:' .. dead, P .. 'dhand:' .. dead,
-     P .. 'void:' .. dead)
+     P .. 'void:' .. dead, P .. 'keep:' .. dead)
 return lost
 """)
 

@@ -155,6 +155,7 @@ class Runner:
         self._idle = asyncio.Event()
         self._pause_s = min(_BEAT_S, section.lease_s / 5)
         self._heard = -inf
+        self._adopted: frozenset[tuple[Key, int]] = frozenset()
         self._burying: set[asyncio.Task[None]] = set()
         #: Every holder that is known to the store, this one included; the first of them does what
         #: is to be done once for all.
@@ -169,6 +170,10 @@ class Runner:
     def store_answers(self) -> bool:
         """Whether one of the last beats got an answer."""
         return self._clock() - self._heard < _BEATS_MISSED * self._pause_s
+
+    def adopted(self, claim: Claim) -> bool:
+        """Whether somebody has attached to a direct run, here or elsewhere, as of the last beat."""
+        return (claim.key, claim.turn) in self._adopted
 
     async def start(self) -> None:
         """Show that this process lives, and begin to look for work. Raises StoreFailed."""
@@ -418,7 +423,7 @@ class Runner:
     async def _beat(self) -> None:
         running = list(self._turns)
         beat = await self._store.beat(self._holder)
-        self.holders = frozenset(beat.holders)
+        self.holders, self._adopted = frozenset(beat.holders), beat.adopted
         self._heard = self._clock()
         for turn in running:
             if turn not in self._turns:

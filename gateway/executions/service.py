@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -276,26 +276,29 @@ class Executions:
             attached = False
             while not passing.empty():  # whoever waits to put something there goes on
                 passing.get_nowait()
-            self._keep(asyncio.create_task(self._outlive(task, claim.key)))
+            self._keep(asyncio.create_task(self._outlive(task, claim)))
             self._nudge()
 
-    async def _outlive(self, task: asyncio.Task[None], key: Key) -> None:
-        """Let a run whose client has gone go on as long as it may."""
-        left_s = self.section.resume_s
-        while not task.done():
-            await asyncio.wait((task,), timeout=left_s)
-            if not self._feeds.watched(key):
-                break
-            left_s = max(1.0, self.section.resume_s)
+    async def _outlive(self, task: asyncio.Task[None], claim: Claim) -> None:
+        """Let a run whose client has gone go on for ``resume_s``; where anybody has attached to it
+        by then, to its end."""
+        await asyncio.wait((task,), timeout=self.section.resume_s)
+        if not task.done() and self.section.resume_s:
+            await asyncio.wait((task,), timeout=_LOOK_S)  # until then a beat has told of that
+        if self._runner.adopted(claim):
+            await asyncio.wait((task,))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     # What else clients do
 
-    def watch(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Piece, ...]]:
-        """See ``Feeds.watch``."""
+    async def attach(self, key: Key, after: EventId) -> AsyncGenerator[tuple[Piece, ...]]:
+        """See ``Feeds.watch``. A direct run goes on to its end then, though its client may go."""
         if after.turn:
             self._metrics.resumed_streams.labels().inc()
+        if self.section.resume_s and self.answers:
+            with suppress(StoreFailed):  # which the watching will tell of, if it lasts
+                await self.store.adopt(key)
         return self._feeds.watch(key, after)
 
     async def cancel(self, key: Key) -> bool:

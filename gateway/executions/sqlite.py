@@ -232,6 +232,10 @@ class SqliteStore:
         """See ``Store.cancel``."""
         return await self._writer.ask(lambda tx: runs.cancel(tx, key, at, deliveries))
 
+    async def adopt(self, key: Key) -> None:
+        """See ``Store.adopt``."""
+        await self._writer.ask(lambda tx: runs.adopt(tx, key))
+
     # Who lives
 
     async def beat(self, holder: str) -> Beat:

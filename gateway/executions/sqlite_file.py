@@ -64,7 +64,7 @@ CREATE TABLE runs (
     execution INTEGER NOT NULL, run_id TEXT NOT NULL, state INTEGER NOT NULL,
     direct INTEGER NOT NULL, queued_at REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
     holder TEXT, turn INTEGER, logged INTEGER NOT NULL DEFAULT 0,
-    cancelled INTEGER NOT NULL DEFAULT 0
+    cancelled INTEGER NOT NULL DEFAULT 0, adopted INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX runs_ready ON runs(state) WHERE state = 1;
 CREATE INDEX runs_of ON runs(execution, state);

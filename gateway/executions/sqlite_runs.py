@@ -36,7 +36,8 @@ from gateway.model import Media
 
 _RUN: Final = (
     "SELECT r.seq, r.execution, r.run_id, r.attempts, r.queued_at, r.direct, e.owner, e.id, "
-    "e.turn, r.cancelled, r.turn FROM runs AS r CROSS JOIN executions AS e ON e.seq = r.execution "
+    "e.turn, r.cancelled, r.turn, r.adopted "
+    "FROM runs AS r CROSS JOIN executions AS e ON e.seq = r.execution "
 )
 #: For what is written once: the next write keeps the bound again.
 _UNBOUND: Final = 2**40
@@ -55,6 +56,7 @@ class _Run(NamedTuple):
     latest: int
     cancelled: int
     turn: int | None
+    adopted: int
 
     @property
     def key(self) -> Key:
@@ -409,6 +411,15 @@ def cancel(tx: Transaction, key: Key, at: float, deliveries: Sequence[Delivery])
     return True
 
 
+def adopt(tx: Transaction, key: Key) -> None:
+    """See ``Store.adopt``."""
+    tx.db.execute(
+        "UPDATE runs SET adopted = 1 WHERE direct = 1 AND execution = "
+        "(SELECT seq FROM executions WHERE owner = ? AND id = ?)",
+        key,
+    )
+
+
 # Who lives
 
 
@@ -419,11 +430,12 @@ def beat(tx: Transaction, holder: str) -> Beat:
         (holder,),
     )
     held = _runs(tx.db, "WHERE r.holder = ?", holder)
-    turns = [(run.key, run.turn, run.cancelled) for run in held if run.turn is not None]
+    turns = [(run, (run.key, run.turn)) for run in held if run.turn is not None]
     return Beat(
         dict(tx.db.execute("SELECT holder, beats FROM holders").fetchall()),
-        held=frozenset((key, turn) for key, turn, _ in turns),
-        cancelled=frozenset((key, turn) for key, turn, cancelled in turns if cancelled),
+        held=frozenset(turn for _, turn in turns),
+        cancelled=frozenset(turn for run, turn in turns if run.cancelled),
+        adopted=frozenset(turn for run, turn in turns if run.adopted),
     )
 
 

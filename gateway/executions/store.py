@@ -191,6 +191,12 @@ class Store(Protocol):
         nothing to cancel, nothing happens. ``False``: no such execution."""
         ...
 
+    async def adopt(self, key: Key) -> None:
+        """Let the execution's direct runs that run now go on to their end, whether their clients
+        are there or not: somebody else has attached to them. Their holders learn it from ``beat``.
+        """
+        ...
+
     # Who lives
 
     async def beat(self, holder: str) -> Beat:

@@ -47,6 +47,24 @@ async def test_a_beat_tells_what_is_held(store: Store) -> None:
     assert (await store.beat("holder")).held == frozenset()
 
 
+async def test_direct_runs_that_somebody_has_attached_to_are_told_of_to_their_holders(
+    another: Opener,
+) -> None:
+    here, there = await another(), await another()
+    direct = await begun(here, "run-1")
+    await submitted(here, "run-2")
+    queued = await claimed(here)
+    assert (await here.beat("holder")).adopted == frozenset()
+    await there.adopt(KEY)
+    await there.adopt(OTHER)
+    beat = await here.beat("holder")
+    assert beat.adopted == {(KEY, direct.turn)}
+    assert (KEY, queued.turn) in beat.held
+    assert (await there.beat("other")).adopted == frozenset()
+    await finished(here, direct)
+    assert (await here.beat("holder")).adopted == frozenset()
+
+
 async def test_who_has_claimed_is_known_before_it_has_beaten(store: Store) -> None:
     await submitted(store)
     await claimed(store, "dead")

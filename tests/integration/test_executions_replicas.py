@@ -109,6 +109,36 @@ async def test_a_run_whose_replica_is_killed_is_finished_by_another_and_its_watc
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attached", [True, False])
+async def test_a_direct_stream_whose_client_has_gone_goes_on_where_another_replica_attaches_to_it(
+    kind: str, attached: bool, apart: Callable[[], Path]
+) -> None:
+    async with scene(kind, apart(), resume_s=1.0) as s, patience():
+        first, second = await s.started.start(), await s.started.start()
+        s.behind.hold("cut")
+        query = f"{first.base}/pipelines/talk/queries?sse=true"
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(query, json={"request": "cut 5 0"}) as response,
+        ):
+            name = response.headers["X-Execution-Id"]
+            await until(lambda: s.behind.calls["cut"][0].said == 2)
+        call = s.behind.calls["cut"][0]
+        if not attached:
+            await until(lambda: not call.open)
+            assert (await s.api.log(second.base, name))[-1].status == "CANCELLED"
+            return
+        seen: list[Event] = []
+        watching = asyncio.create_task(s.api.follow(lambda: second.base, name, seen))
+        await asyncio.sleep(4.0)  # the time that it had without that, and more
+        assert call.open
+        s.behind.let_go("cut")
+        await watching
+        assert whole(seen)
+        assert seen[-1].status == "COMPLETED"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @every_time
 async def test_a_dead_replicas_run_begins_again_within_twice_the_lease(
     kind: str, apart: Callable[[], Path]

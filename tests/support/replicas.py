@@ -39,6 +39,7 @@ pipelines:
 executions:
   store: "{store}"
   lease_s: {lease_s}
+  resume_s: {resume_s}
   attempts_max: 1000
   concurrency: {concurrency}
   hooks: {{allow_networks: [127.0.0.0/8], retry_s: 0.2, attempts_max: 100}}
@@ -249,6 +250,7 @@ def configuration(
     lease_s: float = 1.0,
     concurrency: int = 4,
     drain_s: float = 5.0,
+    resume_s: float = 0.0,
 ) -> str:
     """The YAML of a gateway that keeps executions in ``store``."""
     return _CONFIG.format(
@@ -257,6 +259,7 @@ def configuration(
         lease_s=lease_s,
         concurrency=concurrency,
         drain_s=drain_s,
+        resume_s=resume_s,
     )
 
 
