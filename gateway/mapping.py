@@ -25,6 +25,7 @@ from gateway.model import (
     layered_view,
     request_view,
 )
+from gateway.plainjson import plain_json
 from gateway.results import apply_changes, event_items
 from gateway.route import Actor, Route
 
@@ -175,6 +176,10 @@ class Mapper:
 
     async def json(self, observation: bytes) -> bytes:
         """The observation's JSON view."""
+        if self._route.config.mappings.observation_to_json is None:
+            plain = plain_json(observation)
+            if plain is not None:
+                return plain
         result = await self._transforms.observation_to_json.run(observation, self.bindings)
         return b"{}" if result is None else result
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import TransformFailed
+from gateway.plainjson import plain_json
 from gateway.transform import Bounds, Engine, Transform, compile_expression
 
 TRANSFORMS = Path(__file__).parents[2] / "transforms"
@@ -188,6 +189,15 @@ contents = optional(
     documentPages=st.lists(st.builds(lambda one: {"document": one}, documents), max_size=2)
 )
 observations = optional(mediaContents=st.lists(contents, max_size=2))
+
+
+@given(observations)
+@settings(max_examples=300)
+def test_what_is_made_of_a_plain_observation_without_the_engine_is_the_same(
+    observation: Any,
+) -> None:
+    made = plain_json(msgspec.json.encode(observation))
+    assert made is None or msgspec.json.decode(made) == run("observation_to_json", observation)
 
 
 @given(observations)
