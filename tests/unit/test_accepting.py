@@ -13,7 +13,7 @@ import pytest
 
 from gateway.accepting import Acceptor, Shares, bound, exceeds
 from gateway.errors import ConfigError
-from tests.support.timing import until
+from tests.support.timing import every_time, until
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ async def connect(port: int, number: int, clients: list[asyncio.StreamWriter]) -
         clients.append(writer)
 
 
+@every_time
 async def test_connections_are_shared_out_evenly_and_none_is_left_waiting() -> None:
     clients: list[asyncio.StreamWriter] = []
     async with workers(3) as (made, port):
