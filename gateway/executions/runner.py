@@ -262,7 +262,7 @@ class Runner:
             except asyncio.CancelledError:
                 if turn.why is not _Why.CANCELLED and not claim.direct:
                     raise
-                self._uncancel()
+                turn.task.uncancel()
                 status, message, turn.failure = self._cut(turn)
             turn.ending = True
             outcome = _Outcome(status, self._clock() - began, message, found)
@@ -284,11 +284,6 @@ class Runner:
         if not turn.ending:
             await turn.log.last(status_event(claim.key, Status.QUEUED), Status.QUEUED)
         await self._store.release(claim)
-
-    def _uncancel(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
 
     def _cut(self, turn: _Turn) -> tuple[Status, str | None, GatewayError]:
         """What becomes of a run that was ended from outside."""

@@ -309,6 +309,7 @@ async def test_one_attempt_is_all_where_no_more_are_wanted(another: Opener) -> N
         await it.message()
         await it.counted("given_up")
     await it.nothing_waits()
+    assert len(far.seen) == 1
 
 
 async def test_the_other_side_is_left_alone_for_as_long_as_it_asks(another: Opener) -> None:
@@ -441,6 +442,7 @@ async def test_a_fault_of_the_gateway_s_own_loses_no_message(another: Opener) ->
         await it.counted("failed")
         await it.later(6.0)
         await it.counted("delivered")
+    assert len(far.seen) == 1
 
 
 async def test_a_store_that_cannot_be_written_to_has_nothing_sent_twice(

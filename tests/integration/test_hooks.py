@@ -233,4 +233,7 @@ async def test_without_an_allowed_network_nothing_of_this_machine_can_be_reached
         port = owner.receiver.port
         for host in ("127.0.0.1", "localhost", "localhost.", "[::1]", "[::ffff:127.0.0.1]"):
             body = {"eventType": "SUBMIT", "endpoint": f"http://{host}:{port}/"}
-            await owner.call("POST", "/v1/hooks", 400, json=body)
+            refused = await owner.call("POST", "/v1/hooks", 400, json=body)
+            # Not every machine knows the name with its last dot.
+            unknown = host == "localhost." and "cannot be found" in refused["message"]
+            assert unknown or "allow_networks" in refused["message"]

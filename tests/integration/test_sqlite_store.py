@@ -115,6 +115,7 @@ async def test_what_is_removed_is_gone_although_the_writing_never_rests(
     store: Store, path: Path
 ) -> None:
     await submitted(store, payload=MARK * 3000)
+    assert in_files(path, MARK)
     await finished(store, await claimed(store))
 
     async def write_on() -> None:
