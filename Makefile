@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 			exit 1; }; fi
 	@echo 'Installing the gateway, its tests, and for the demo a Triton server and an OCR engine.'
 	@echo 'About 250 MB are downloaded the first time; that takes from one to a few minutes.'
-	$(BIN)/python -m pip install --no-input --constraint constraints.txt --editable '.[dev,triton,pdf,redis,demo]'
+	$(BIN)/python -m pip install --no-input --constraint constraints.txt --editable '.[dev,triton,pdf,redis,otel,demo]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 		echo 'OpenCV finds no libGL here: putting its headless build in place.'; \
 		version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))'); \
@@ -87,7 +87,7 @@ lock: ## Resolve the newest allowed versions and write them to constraints.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch"; \
-	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,redis,demo,bench]'; \
+	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,redis,otel,demo,bench]'; \
 	{ echo '# Every version that `make setup` installs, direct and transitive. Written by `make lock`.'; \
 	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt
 	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"

@@ -15,13 +15,14 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from gateway import crossrefs, explain, shape, yamltext
+from gateway.edge_sections import LimitsConfig, TracingConfig
 from gateway.errors import ConfigError
 from gateway.pipeline_sections import PipelineConfig
+from gateway.section import Section
 from gateway.sections import (
     BoundsConfig,
     ExecutionsConfig,
     KeyConfig,
-    Section,
     ServerConfig,
     TransformsConfig,
     UpstreamConfig,
@@ -44,6 +45,12 @@ class Config(Section):
     keys: tuple[KeyConfig, ...] | None = Field(
         default=None,
         description="The clients' keys. Absent: the gateway is open to all.",
+    )
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="Where it is counted what keys have asked for."
+    )
+    tracing: TracingConfig | None = Field(
+        default=None, description="Traces, sent to an OpenTelemetry collector. Absent: none."
     )
     executions: ExecutionsConfig | None = Field(
         default=None, description="Work that outlives the request. Absent: none is kept."

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gateway.sections import DAY_S, Section
+from gateway.section import DAY_S, Section
 from gateway.values import Expression, Jsonata, Name, Need
 
 

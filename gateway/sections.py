@@ -1,17 +1,20 @@
 """The sections of the configuration but for pipelines': keys, meanings, defaults and bounds.
 
-Owns: the models that pydantic validates, and what all sections have in common.
-Does not know: the sections of pipelines (``pipeline_sections``), how a file is read and its
-mistakes are explained (``config``, ``explain``), what keys say of each other (``crossrefs``), how
-anything is run with them.
+Owns: the models that pydantic validates.
+Does not know: the sections of pipelines (``pipeline_sections``) and of the gateway's edge
+(``edge_sections``: TLS, limits, tracing), how a file is read and its mistakes are explained
+(``config``, ``explain``), what keys say of each other (``crossrefs``), how anything is run with
+them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import Field
 
+from gateway.edge_sections import AdminConfig, ClientTlsConfig, KeyLimitsConfig, UpstreamTlsConfig
+from gateway.section import DAY_S, GIB, MIB, Section
 from gateway.values import (
     HeaderName,
     KeyHash,
@@ -23,34 +26,6 @@ from gateway.values import (
     WebUrl,
     Workers,
 )
-
-MIB: Final = 1024 * 1024
-GIB: Final = 1024 * MIB
-DAY_S: Final = 86_400
-
-
-class Section(BaseModel):
-    """What all sections have in common."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    #: The key whose value alone may stand for the whole section; ``""``: there is none.
-    short: ClassVar[str] = ""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: Any, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """The section, or the value of its short key alone."""
-        schema = handler(core_schema)
-        if cls.short:
-            section = handler.resolve_ref_schema(schema)
-            full = dict(section)
-            section.clear()
-            section["anyOf"] = [full["properties"][cls.short], full]
-        return schema
 
 
 class ServerConfig(Section):
@@ -115,6 +90,14 @@ class ServerConfig(Section):
         default=True,
         description="Whether a changed configuration or transform is loaded at once; SIGHUP always "
         "does.",
+    )
+    tls: ClientTlsConfig | None = Field(
+        default=None, description="TLS towards clients. Absent: none."
+    )
+    admin: AdminConfig | None = Field(
+        default=None,
+        description="A port of their own for /metrics, /healthz, /readyz and /config. Absent: all "
+        "but /config are on the gateway's port.",
     )
 
 
@@ -231,6 +214,9 @@ class KeyConfig(Section):
         default=None,
         description="Whose the executions and webhooks are that it makes. Keys of one tenant share "
         "them; absent: the key's own.",
+    )
+    limits: KeyLimitsConfig = Field(
+        default=KeyLimitsConfig(), description="How much it may ask for. Absent: any amount."
     )
 
 
@@ -402,6 +388,9 @@ class UpstreamSection(Section):
     )
     retries: RetriesConfig = Field(
         default=RetriesConfig(), description="When a failed call is made again."
+    )
+    tls: UpstreamTlsConfig = Field(
+        default=UpstreamTlsConfig(), description="Where its URL begins with https:// or grpcs://."
     )
 
 

@@ -44,6 +44,7 @@ Name = Annotated[
 ]
 SECRET_BYTES_MAX: Final = 64 * 1024
 EXPRESSION_BYTES_MAX: Final = 1024 * 1024
+PEM_BYTES_MAX: Final = 1024 * 1024
 
 _PACKAGE: Final = Path(__file__).parent
 _FILE_SCHEMA: Final = {
@@ -286,6 +287,19 @@ def _store_url(value: str, info: ValidationInfo) -> str:
     return f"sqlite:{Path(os.path.abspath(folder / rest))}"
 
 
+def _pem_file(value: str, info: ValidationInfo) -> str:
+    """The absolute path of a PEM file, which may change without the configuration."""
+    if not value or "\0" in value:
+        raise ValueError("must name a file")
+    folder = info.context.folder if isinstance(info.context, Source) else Path()
+    path = Path(os.path.abspath(folder / value))
+    files = info.context.files if isinstance(info.context, Source) else None
+    text = yamltext.read_text(path, bytes_max=PEM_BYTES_MAX, what=f"file {path}", files=files)
+    if "-----BEGIN " not in text:
+        raise ValueError(f"the file {path} holds nothing in PEM form (-----BEGIN …)")
+    return str(path)
+
+
 def _network(value: str) -> str:
     try:
         return str(ip_network(value))
@@ -297,6 +311,16 @@ StoreUrl = Annotated[
     str,
     AfterValidator(_store_url),
     Words("sqlite: and the path of a file, or a URL that begins with redis:// or rediss://"),
+]
+RedisUrl = Annotated[
+    str,
+    AfterValidator(partial(_checked_url, schemes=STORE_KINDS[1:])),
+    Words("a URL that begins with redis:// or rediss://"),
+]
+PemFile = Annotated[
+    str,
+    AfterValidator(_pem_file),
+    Words("the path of a PEM file, relative to the configuration's folder"),
 ]
 Network = Annotated[
     str, AfterValidator(_network), Words("a network such as 10.1.0.0/16", shown=True)

@@ -23,7 +23,8 @@ from gateway.executions.hook_addresses import AddressRefused, Lookup, PermittedC
 from gateway.executions.hook_definitions import Definition, secrets_of
 from gateway.executions.hook_signing import signatures
 from gateway.executions.records import Delivery
-from gateway.sections import DAY_S, HooksConfig
+from gateway.section import DAY_S
+from gateway.sections import HooksConfig
 from gateway.upstreams.outgoing import SMALL_BYTES, USER_AGENT, Body
 
 #: How much of an answer is read, bytes, and for how long, seconds: so much that the other side can

@@ -38,7 +38,8 @@ from gateway.executions.telling import status_event
 from gateway.metrics import Dialect, Metrics
 from gateway.model import Request, Result
 from gateway.pipeline import Run
-from gateway.sections import DAY_S, ExecutionsConfig
+from gateway.section import DAY_S
+from gateway.sections import ExecutionsConfig
 from gateway.site import Site
 
 #: How often the store is asked how much there is in it, and rid of what is too old, seconds.

@@ -23,7 +23,8 @@ from gateway.executions.records import Beat, Claim, Delivery, Ending, Key, Statu
 from gateway.executions.runner import Runner, Telling
 from gateway.executions.sqlite import SqliteStore
 from gateway.model import Request
-from gateway.sections import DAY_S, ExecutionsConfig
+from gateway.section import DAY_S
+from gateway.sections import ExecutionsConfig
 from gateway.serving import new_metrics
 from gateway.site import Site
 from tests.support import kept

@@ -77,6 +77,7 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
         "heartbeat_s": 15.0,
         "write_timeout_s": 60.0, "header_timeout_s": 10.0, "body_timeout_s": 30.0,
         "body_bytes_per_s_min": 4096, "pre_stop_s": 5.0, "drain_s": 20.0, "watch": True,
+        "tls": None, "admin": None,
     }  # fmt: skip
     assert config.keys is None
     assert config.transforms.engine == "jsonatapy"
@@ -84,12 +85,15 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
     assert config.pipelines["chat"].timeouts.total_s is None
 
 
-def test_every_key_can_be_set(loaded: Loader) -> None:
+def test_every_key_can_be_set(loaded: Loader, folder: Path) -> None:
+    pem = folder / "config" / "c.pem"
+    pem.write_text("-----BEGIN CERTIFICATE-----")
     config = loaded(
         dedent(f"""\
         server: {{host: 0.0.0.0, port: 1, workers: auto, forward_headers: [X-Tenant],
                   heartbeat_s: 2, write_timeout_s: 3, header_timeout_s: 4, body_timeout_s: 5,
-                  body_bytes_per_s_min: 6, pre_stop_s: 7, drain_s: 8, watch: no}}
+                  body_bytes_per_s_min: 6, pre_stop_s: 7, drain_s: 8, watch: no,
+                  tls: {{certificate: c.pem, key: c.pem, client_ca: c.pem}}, admin: {{port: 0}}}}
         bounds: {{body_bytes_max: 1, parts_max: 2, media_max: 3, pdf_pages_max: 4,
                   event_bytes_max: 1024, answer_bytes_max: 2048}}
         transforms:
@@ -102,7 +106,11 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
           client: {{time_s: 2, memory_bytes_max: 67108864, expression_bytes_max: 6,
                     output_bytes_max: 7, processes: 8, waiting_max: 0}}
         keys:
-        - {{name: team, sha256: {HASH.upper()}, pipelines: ["a*", b], tenant: t}}
+        - {{name: team, sha256: {HASH.upper()}, pipelines: ["a*", b], tenant: t,
+           limits: {{requests_per_minute_max: 1, streams_max: 2, bytes_per_day_max: 3}}}}
+        limits: {{store: "redis://r:6379/1", username: u, password: secret, when_away: refuse}}
+        tracing: {{endpoint: "http://c/v1/traces", headers: {{x-team: secret}}, sample_ratio: 0.5,
+                   service_name: s, export_timeout_s: 1, spans_max: 2}}
         executions:
           store: sqlite:work/e.db
           retention_days: 1.5
@@ -121,7 +129,8 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
         upstreams:
           cam: {{kind: cambrion, url: https://cam/v1/, api_key: secret, required: no}}
           pup: {{kind: pupau, url: http://pup}}
-          tri: {{kind: triton, url: "grpcs://[::1]:8001"}}
+          tri: {{kind: triton, url: "grpcs://[::1]:8001",
+                tls: {{ca: c.pem, certificate: c.pem, key: c.pem, server_name: n}}}}
         pipelines:
           a:
             upstream: tri
@@ -142,6 +151,8 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
     dumped = config.model_dump()
     assert list(dumped["server"].values()) == [
         "0.0.0.0", 1, "auto", ("x-tenant",), 2.0, 3.0, 4.0, 5.0, 6, 7.0, 8.0, False,
+        {"certificate": str(pem), "key": str(pem), "client_ca": str(pem)},
+        {"host": "127.0.0.1", "port": 0},
     ]  # fmt: skip
     assert list(dumped["bounds"].values()) == [1, 2, 3, 4, 1024, 2048]
     assert dumped["transforms"] == {
@@ -154,8 +165,14 @@ def test_every_key_can_be_set(loaded: Loader) -> None:
                    "output_bytes_max": 7, "processes": 8, "waiting_max": 0},
     }  # fmt: skip
     assert dumped["keys"] == (
-        {"name": "team", "sha256": HASH, "pipelines": ("a*", "b"), "tenant": "t"},
-    )
+        {"name": "team", "sha256": HASH, "pipelines": ("a*", "b"), "tenant": "t",
+         "limits": {"requests_per_minute_max": 1, "streams_max": 2, "bytes_per_day_max": 3}},
+    )  # fmt: skip
+    assert list(dumped["limits"].values())[::3] == ["redis://r:6379/1", "refuse"]
+    assert config.tracing is not None
+    assert str(config.tracing.headers["x-team"]) == "**********"
+    assert list(dumped["tracing"].values())[2:] == [0.5, "s", 1.0, 2]
+    assert list(dumped["upstreams"]["tri"]["tls"].values()) == [str(pem)] * 3 + ["n"]
     assert config.executions is not None
     assert str(config.executions.password) == "**********"
     kept = {key: value for key, value in dumped["executions"].items() if key != "password"}
@@ -252,7 +269,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         LEAST + "server: {zzz: 80}\n",
         ["6:10: server.zzz: unknown key; known here: host, port, workers, forward_headers, "
          "heartbeat_s, write_timeout_s, header_timeout_s, body_timeout_s, body_bytes_per_s_min, "
-         "pre_stop_s, drain_s, watch"],
+         "pre_stop_s, drain_s, watch, tls, admin"],
     ),
     "an unknown key at the top": (
         LEAST + "upstream: {}\n",
