@@ -1,7 +1,6 @@
 """The HTTP face: read a request, run it, write the answer as it comes, account for it.
 
-Owns: handlers, request IDs, /metrics and health, which requests run, and their end when the gateway
-stops.
+Owns: handlers, request IDs, which requests run, and their end when the gateway stops.
 Does not know: what a dialect's bodies mean, what a run does, how a stream is kept going.
 """
 
@@ -15,7 +14,6 @@ from time import time
 from typing import Any, Final
 
 import msgspec
-from aiohttp import hdrs
 
 from gateway import direct, logs
 from gateway.alarms import Alarms
@@ -33,6 +31,7 @@ from gateway.keys import Caller
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request, Result
 from gateway.outlet import CLOSED, Outlet, Written
+from gateway.own_calls import OwnCalls
 from gateway.pipeline import Run
 from gateway.protocol import SERVER, Incoming
 from gateway.reading import Reading
@@ -71,7 +70,6 @@ class Gateway:
         self._site = site
         self._metrics = metrics
         self._clock = clock
-        self._exposition = exposition or exposition_of(metrics)
         self._alarms = Alarms()
         self._running: set[Exchange] = set()
         #: Set when nothing runs any more; made when that is waited for.
@@ -80,10 +78,9 @@ class Gateway:
         self._stopped = False
         self._reading = Reading(clock)
         self._kept: ExecutionCalls | None = None
-        self._actions: dict[str, Action] = {
-            "healthz": self._healthz,
-            "readyz": self._readyz,
-            "metrics": self._expose,
+        exposition = exposition or exposition_of(metrics)
+        own = OwnCalls(self, exposition, stopping=lambda: self._stopping)
+        self._actions: dict[str, Action] = own.actions | {
             "list": self._list,
             "describe": self._describe,
             "definition": self._definition,
@@ -381,23 +378,6 @@ class Gateway:
             return await route.definition(exchange.request_id)
         finally:
             exchange.waited.upstream_s += self._clock() - began
-
-    # The gateway itself
-
-    async def _healthz(self, exchange: Exchange, target: Target) -> Written:
-        return await self.send(exchange, 200, b'{"alive":true}')
-
-    async def _readyz(self, exchange: Exchange, target: Target) -> Written:
-        if self._stopping:
-            body = b'{"ready":false,"failing":{},"stopping":true}'
-            return await self.send(exchange, 503, body)
-        failures = await exchange.site.health.failures()
-        body = msgspec.json.encode({"ready": not failures, "failing": failures})
-        return await self.send(exchange, 503 if failures else 200, body)
-
-    async def _expose(self, exchange: Exchange, target: Target) -> Written:
-        text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
-        return await self.send(exchange, 200, text, content_type)
 
     # Answers
 

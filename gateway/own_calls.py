@@ -1,0 +1,54 @@
+"""The calls on the gateway itself: whether it lives and is ready, and what it has counted.
+
+Owns: these handlers.
+Does not know: what is counted, which upstreams are asked how they are, who stops the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import hdrs
+
+from gateway.answering import Action, Answering
+from gateway.exchange import Exchange
+from gateway.exposition import Exposition
+from gateway.outlet import Written
+from gateway.routing import Target
+
+
+class OwnCalls:
+    """The handlers, as ``actions``.
+
+    Args:
+        exposition: what /metrics answers.
+        stopping: whether the gateway is about to stop.
+    """
+
+    def __init__(
+        self, answering: Answering, exposition: Exposition, *, stopping: Callable[[], bool]
+    ) -> None:
+        self._answering = answering
+        self._exposition = exposition
+        self._stopping = stopping
+        self.actions: dict[str, Action] = {
+            "healthz": self._healthz,
+            "readyz": self._readyz,
+            "metrics": self._metrics,
+        }
+
+    async def _healthz(self, exchange: Exchange, target: Target) -> Written:
+        return await self._answering.send(exchange, 200, b'{"alive":true}')
+
+    async def _readyz(self, exchange: Exchange, target: Target) -> Written:
+        if self._stopping():
+            body = b'{"ready":false,"failing":{},"stopping":true}'
+            return await self._answering.send(exchange, 503, body)
+        failures = await exchange.site.health.failures()
+        body = msgspec.json.encode({"ready": not failures, "failing": failures})
+        return await self._answering.send(exchange, 503 if failures else 200, body)
+
+    async def _metrics(self, exchange: Exchange, target: Target) -> Written:
+        text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
+        return await self._answering.send(exchange, 200, text, content_type)
