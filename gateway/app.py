@@ -16,6 +16,7 @@ from gateway.loaded import Load, Loaded
 from gateway.reloading import Reloader
 from gateway.serving import Life, Serving, new_metrics, opened
 from gateway.told import Told
+from gateway.vitals import introduce
 
 
 @asynccontextmanager
@@ -41,6 +42,7 @@ async def _listening(
     loaded: Loaded, load: Load, wall: Callable[[], float] = time.time
 ) -> AsyncIterator[tuple[Serving, Reloader, tuple[str, int]]]:
     metrics = new_metrics()
+    introduce(metrics)
     metrics.workers.labels().set(1)
     metrics.worker_restarts.labels()
     async with opened(loaded.config, loaded.hash, metrics, wall=wall) as serving:

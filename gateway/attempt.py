@@ -72,6 +72,8 @@ class Measures:
         #: name has ended, that one writes here too.
         self.breaker = metrics.upstream_breaker.labels(*labels)
         self.breaker.set(State.CLOSED)
+        for reason in Refused:  # at 0, for rates to see the first
+            metrics.upstream_refused.labels(*labels, reason)
         # Only what has happened gets a series of its own.
         self._up: Level | None = None
         self._ended: dict[Outcome, Count] = {}

@@ -189,6 +189,8 @@ class UpstreamFailed(GatewayError):
     ) -> None:
         super().__init__(message, code=code, status=status, retry_after_s=retry_after_s)
         self.alive = alive or self.status < 500
+        if self.code is Code.UPSTREAM_REJECTED:
+            self.outcome = Outcome.REJECTED
 
 
 class UpstreamTimeout(GatewayError):

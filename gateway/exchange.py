@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec import Struct
 
@@ -18,6 +19,9 @@ from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.outlet import Outlet
 from gateway.protocol import Incoming
 from gateway.site import Site
+
+#: Rejections whose messages speak of upstreams.
+_OF_UPSTREAMS: Final = (Code.OVERLOADED, Code.UPSTREAM_REJECTED)
 
 
 class _Line(Struct, omit_defaults=True):
@@ -121,7 +125,7 @@ class Exchange:
         if self.code is not None:
             line.code = self.code
             # A rejection's message may quote the request; the others speak of upstreams.
-            if self.outcome is not Outcome.REJECTED or self.code is Code.OVERLOADED:
+            if self.outcome is not Outcome.REJECTED or self.code in _OF_UPSTREAMS:
                 line.error = self.message
         elif self.outlet.dropped is not None:
             line.error = self.outlet.dropped

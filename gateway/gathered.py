@@ -27,6 +27,8 @@ _WORST: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "gateway_upstream_breaker": max,
     "gateway_upstream_up": min,
     "gateway_store_up": min,
+    "gateway_ready": min,
+    "gateway_open_files_ratio": max,
 }
 
 

@@ -55,7 +55,10 @@ class Gathering:
             for family in (
                 own.config_loaded,
                 own.config_hash,
+                own.config_last_load,
                 own.config_loads,
+                own.build_info,
+                own.started,
                 own.workers,
                 own.worker_restarts,
             )
@@ -94,6 +97,8 @@ class Gathering:
         total = self._ledger.total()
         own = series(self._own)
         total.update((name, own.get(name, {})) for name in self._supervised)
+        memory = self._own.memory.name
+        total[memory] |= own.get(memory, {})
         text, content_type = await asyncio.to_thread(written, self._families, total, scraped.accept)
         asker.send(Written(scraped.number, text, content_type))
 

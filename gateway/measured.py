@@ -61,6 +61,8 @@ class Measured:
             self._where += f" of actor {actor}"
         self._duration = metrics.transform_duration.labels(pipeline, stage)
         self._errors = metrics.transform_errors
+        # At 0, for rates to see the first one. The other reasons come after this one, if at all.
+        self._errors.labels(pipeline, stage, "evaluation")
         self._clock = clock
 
     def evaluate(self, text: str, bindings: Mapping[str, Any] | None = None) -> str | None:

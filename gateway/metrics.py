@@ -50,6 +50,18 @@ class Mode(StrEnum):
     OTHER = "other"
 
 
+class Process(StrEnum):
+    """The values of the ``process`` label: what a process of the gateway is there for."""
+
+    WORKER = "worker"
+    SUPERVISOR = "supervisor"
+    EXPRESSIONS = "expressions"
+
+
+#: Ends of requests that are nobody's fault but the gateway's or an upstream's.
+FAILURES: Final = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.SHUT_DOWN, Outcome.INTERNAL)
+
+
 class HookOutcome(StrEnum):
     """What came of a sending to a webhook: the values of that ``outcome`` label."""
 
@@ -80,8 +92,11 @@ class CallSeries:
             metrics.request_bytes.labels(pipeline, dialect),
             metrics.response_bytes.labels(pipeline, dialect),
         )
-        # Only what has happened gets a series of its own.
-        self._outcomes: dict[Outcome, Count] = {}
+        # Only what has happened gets a series of its own, but for failures: of a series that begins
+        # with its first one, a rate does not see that.
+        self._outcomes: dict[Outcome, Count] = {
+            outcome: metrics.requests.labels(*self._labels, outcome) for outcome in FAILURES
+        }
         self._first_event: Spread | None = None
 
     def ended(
@@ -222,6 +237,11 @@ class Metrics:
             "The first 48 bits of the SHA-256 of the live configuration and its files.",
             (),
         )
+        self.config_last_load = gauge(
+            "gateway_config_last_load_ok",
+            "1 where the last attempt to load a configuration was a success, else 0.",
+            (),
+        )
         self.config_loads = counter(
             "gateway_config_loads_total", "Attempts to load a configuration.", ("result",)
         )
@@ -261,6 +281,12 @@ class Metrics:
         self.execution_recovered = counter(
             "gateway_execution_recovered_total",
             "Runs that were begun again, because whoever ran them had died.",
+            (),
+        )
+        self.oldest_queued = gauge(
+            "gateway_execution_oldest_queued_seconds",
+            "How long the run that is next in the queue has waited, 0 where none is; told by one "
+            "process of all.",
             (),
         )
         self.event_log_bytes = gauge(
@@ -309,6 +335,39 @@ class Metrics:
             (),
             registry=self.registry,
         )
+
+        gauge = partial(Gauge, registry=self.registry)
+        self.build_info = gauge(
+            "gateway_build_info", "Always 1; the version is in the label.", ("version",)
+        )
+        self.started = gauge(
+            "gateway_started_timestamp_seconds", "When the gateway was started, Unix time.", ()
+        )
+        self.ready = gauge(
+            "gateway_ready",
+            "1 where /readyz said so when it was asked last, else 0; of several workers the worst.",
+            (),
+        )
+        self.memory = gauge(
+            "gateway_memory_bytes",
+            "Resident memory of the gateway's processes; what they share counts for each.",
+            ("process",),
+        )
+        self.open_files = gauge(
+            "gateway_open_files_ratio",
+            "Open sockets and files, as a share of what the system allows a process; of several "
+            "workers the highest.",
+            (),
+        )
+
+    def watch_executions(self) -> None:
+        """Begin at 0 what would else begin with its first event, which no rate would see."""
+        for ended in ("COMPLETED", "FAILED", "CANCELLED"):
+            self.execution_duration.labels(ended)
+        for outcome in HookOutcome:
+            self.hook_deliveries.labels(outcome)
+        for family in (self.execution_recovered, self.resumed_streams):
+            family.labels()
 
     def calls(self, pipeline: str, dialect: Dialect, mode: Mode) -> CallSeries:
         """The series that one request is counted in when it has ended."""

@@ -14,6 +14,7 @@ from aiohttp import hdrs
 from gateway.answering import Action, Answering
 from gateway.exchange import Exchange
 from gateway.exposition import Exposition
+from gateway.metrics import Metrics
 from gateway.outlet import Written
 from gateway.routing import Target
 
@@ -27,9 +28,16 @@ class OwnCalls:
     """
 
     def __init__(
-        self, answering: Answering, exposition: Exposition, *, stopping: Callable[[], bool]
+        self,
+        answering: Answering,
+        exposition: Exposition,
+        *,
+        metrics: Metrics,
+        stopping: Callable[[], bool],
     ) -> None:
         self._answering = answering
+        # Not looked up before somebody asks: who is never asked is not unready.
+        self._ready = metrics.ready
         self._exposition = exposition
         self._stopping = stopping
         self.actions: dict[str, Action] = {
@@ -43,9 +51,11 @@ class OwnCalls:
 
     async def _readyz(self, exchange: Exchange, target: Target) -> Written:
         if self._stopping():
+            self._ready.labels().set(0)
             body = b'{"ready":false,"failing":{},"stopping":true}'
             return await self._answering.send(exchange, 503, body)
         failures = await exchange.site.health.failures()
+        self._ready.labels().set(float(not failures))
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._answering.send(exchange, 503 if failures else 200, body)
 

@@ -110,6 +110,7 @@ class Reloader:
 
     def _refused(self, problems: list[str]) -> None:
         self._metrics.config_loads.labels("refused").inc()
+        self._metrics.config_last_load.labels().set(0)
         logs.events.error(
             "configuration refused; the one before stays live",
             extra={"fields": {"problems": problems, "live": self._live.hash}},
@@ -136,6 +137,7 @@ class Reloader:
 
     def _count_live(self) -> None:
         self._metrics.config_loads.labels("ok").inc()
+        self._metrics.config_last_load.labels().set(1)
         self._metrics.config_loaded.labels().set(time())
         self._metrics.config_hash.labels().set(int(self._live.hash, 16))
 

@@ -79,7 +79,7 @@ class Gateway:
         self._reading = Reading(clock)
         self._kept: ExecutionCalls | None = None
         exposition = exposition or exposition_of(metrics)
-        own = OwnCalls(self, exposition, stopping=lambda: self._stopping)
+        own = OwnCalls(self, exposition, metrics=metrics, stopping=lambda: self._stopping)
         self._actions: dict[str, Action] = own.actions | {
             "list": self._list,
             "describe": self._describe,

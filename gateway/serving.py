@@ -27,10 +27,11 @@ from gateway.exposition import Exposition
 from gateway.listening import Listener
 from gateway.live import Live
 from gateway.loaded import Loaded
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Process
 from gateway.server import Gateway
 from gateway.site import Site
 from gateway.told import Told, end_within
+from gateway.vitals import watched
 
 #: How long the process may take to end once all is closed, or once it was told a second time.
 _END_S: Final = 2.0
@@ -96,6 +97,7 @@ async def opened(
     clock = monotonic
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session())
+        await stack.enter_async_context(watched(metrics, Process.WORKER))
         assembly = Assembly(session=session, metrics=metrics, clock=clock)
         site = await assembly.assemble(config)
         gateway = Gateway(site, metrics=metrics, clock=clock, exposition=exposition)

@@ -43,10 +43,11 @@ from gateway.link import (
     packed,
 )
 from gateway.loaded import Load, Loaded
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Process
 from gateway.reloading import Reloader
 from gateway.restarts import Restarts
 from gateway.told import Told, end_within
+from gateway.vitals import introduce, watched
 
 #: What workers may take to end beyond the times that are configured, and once told to end at once,
 #: seconds; then they are killed. Then this process may take so long to end itself.
@@ -79,6 +80,7 @@ class Supervisor:
         self._told = Told()
         self._loop = asyncio.get_running_loop()
         self._metrics = Metrics(CollectorRegistry())
+        introduce(self._metrics)
         self._metrics.workers.labels()
         self._metrics.worker_restarts.labels()
         self._gathering = Gathering(self._metrics)
@@ -116,7 +118,8 @@ class Supervisor:
                 # One that ends before the end has failed, or could not start.
                 keeper.add_done_callback(lambda _: self._told.to_stop(pre_stop=False))
                 keepers.append(keeper)
-            code = await self._until_told(sockets, keepers)
+            async with watched(self._metrics, Process.SUPERVISOR):
+                code = await self._until_told(sockets, keepers)
         finally:
             await self._clear(sockets, keepers)
             shares.close()

@@ -466,6 +466,11 @@ class RedisStore(HookCalls):
             for name, count in zip(found[::2], found[1::2], strict=True)
         }
 
+    async def next_queued_at(self) -> float | None:
+        """See ``Store``."""
+        found = await self._script(scripts.NEXT_QUEUED)
+        return None if found is None else float(found)
+
     async def log_bytes(self) -> int:
         """See ``Store``."""
         return int(await self._wire.command(b"GET", f"{self._prefix}bytes") or 0)

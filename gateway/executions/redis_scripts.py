@@ -145,6 +145,12 @@ take(kid, rid, ARGV[2], ARGV[3], 'claim')
 return claim_of(kid, rid)
 """)
 
+#: When the next run to be claimed was queued; nothing where there is none.
+NEXT_QUEUED: Final = Script(r"""
+local first = call('ZRANGE', P .. 'ready', 0, 0)[1]
+return first and call('HGET', P .. 'r:' .. first, 'at')
+""")
+
 #: kid, run, turn, status or '', most, first, count, events, deliveries. 0: superseded.
 WRITE: Final = Script(r"""
 local kid, rid, count = ARGV[2], ARGV[3], tonumber(ARGV[8])

@@ -100,6 +100,7 @@ class Executions:
 
     async def start(self) -> None:
         """Begin to run what is queued. Raises StoreFailed."""
+        self._metrics.watch_executions()
         await self._runner.start()
         self._keep(asyncio.create_task(self._look()))
         self._keep(asyncio.create_task(self._regularly(_COUNT_S, self._count)))
@@ -401,15 +402,18 @@ class Executions:
             await asyncio.sleep(every_s)
 
     async def _count(self) -> None:
-        counts, log_bytes = dict.fromkeys(Status, 0), 0
+        counts, log_bytes, waited_s = dict.fromkeys(Status, 0), 0, 0.0
         try:
             if self._runner.first:
                 counts |= await self.store.counts()
                 log_bytes = await self.store.log_bytes()
+                if (queued_at := await self.store.next_queued_at()) is not None:
+                    waited_s = max(0.0, self._wall() - queued_at)
         finally:
             for status, count in counts.items():
                 self._metrics.executions.labels(status).set(count)
             self._metrics.event_log_bytes.labels().set(log_bytes)
+            self._metrics.oldest_queued.labels().set(waited_s)
 
     async def _expire(self) -> None:
         now = self._wall()

@@ -363,6 +363,10 @@ class SqliteStore:
         """See ``Store.counts``."""
         return await self._reader.ask(rows.counts)
 
+    async def next_queued_at(self) -> float | None:
+        """See ``Store.next_queued_at``."""
+        return await self._reader.ask(rows.next_queued_at)
+
     async def log_bytes(self) -> int:
         """See ``Store.log_bytes``."""
         return await self._reader.ask(rows.log_bytes)

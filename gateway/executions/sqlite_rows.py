@@ -402,6 +402,12 @@ def counts(db: sqlite3.Connection) -> dict[Status, int]:
     return {status: totals[status] for status in Status}
 
 
+def next_queued_at(db: sqlite3.Connection) -> float | None:
+    """See ``Store.next_queued_at``."""
+    row = db.execute("SELECT queued_at FROM runs WHERE state = 1 ORDER BY seq LIMIT 1").fetchone()
+    return None if row is None else float(row[0])
+
+
 def log_bytes(db: sqlite3.Connection) -> int:
     """See ``Store.log_bytes``."""
     [total] = db.execute("SELECT n FROM totals WHERE name = 'log bytes'").fetchone()

@@ -283,6 +283,11 @@ class Store(Protocol):
         """How many executions have each status."""
         ...
 
+    async def next_queued_at(self) -> float | None:
+        """When the run that ``claim`` would give next was queued, Unix seconds; ``None``: it would
+        give none."""
+        ...
+
     async def log_bytes(self) -> int:
         """The size of all events' texts."""
         ...

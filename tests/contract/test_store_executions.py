@@ -231,6 +231,27 @@ async def test_executions_are_counted_by_their_status(store: Store) -> None:
     }
 
 
+async def test_the_queue_is_as_old_as_what_is_claimed_next(store: Store) -> None:
+    assert await store.next_queued_at() is None
+    for number in (2, 1):  # by its place in the queue, whatever the clocks of who queued it say
+        await _queued(store, Key("tenant", f"e{number}"), NOON + number)
+    await _queued(store, Key("tenant", "e2"), NOON + 3, "run-2")
+    assert await store.next_queued_at() == NOON + 2
+    first = await claimed(store)
+    assert await store.next_queued_at() == NOON + 1
+    await claimed(store)
+    # What waits for another run of its own execution is not next before that has ended.
+    assert await store.next_queued_at() is None
+    await finished(store, first)
+    assert await store.next_queued_at() == NOON + 3
+    assert await store.delete(Key("tenant", "e2"))
+    assert await store.next_queued_at() is None
+
+
+async def _queued(store: Store, key: Key, at: float, run_id: str = "run-1") -> None:
+    assert await store.submit(key, run_id, b"", (), queued_at=at, new=new(key), runs_max=9)
+
+
 async def test_the_size_of_the_log_is_that_of_its_texts(store: Store) -> None:
     assert await store.log_bytes() == 0
     claim = await begun(store)
