@@ -66,6 +66,11 @@ class Keyring:
                 for digest, key in digests
             }
 
+    @property
+    def open(self) -> bool:
+        """Whether there are no keys, and everything is open to everyone."""
+        return self._callers is None
+
     def identify(self, headers: Mapping[str, str]) -> Caller:
         """The caller whose key is in ``X-API-Key``, ``Api-Key`` or ``Authorization: Bearer``.
 

@@ -92,6 +92,8 @@ def _lookup(path: str) -> Sequence[Target]:
     match tuple(unquote(part) for part in path.rstrip("/").split("/")[1:]):
         case ("healthz" | "readyz" | "metrics" as action,):
             return (Target(action, Dialect.CAMBRION),)
+        case ("openapi.json" | "docs" as action,):
+            return (Target(action, Dialect.CAMBRION),)
         case ("v1", "pipelines"):
             return (Target("list", Dialect.CAMBRION, Mode.DESCRIBE),)
         case ("v1", "pipelines", name):

@@ -19,6 +19,7 @@ from gateway import direct, logs
 from gateway.alarms import Alarms
 from gateway.answering import JSON, Action
 from gateway.dialects import cambrion, pupau
+from gateway.docs_calls import DocsCalls
 from gateway.errors import Code, GatewayError, RequestRejected, ShuttingDown
 from gateway.eventstream import EventStream
 from gateway.exchange import Exchange
@@ -80,7 +81,10 @@ class Gateway:
         self._kept: ExecutionCalls | None = None
         exposition = exposition or exposition_of(metrics)
         own = OwnCalls(self, exposition, metrics=metrics, stopping=lambda: self._stopping)
-        self._actions: dict[str, Action] = own.actions | {
+        docs = DocsCalls(self, keeps=lambda: self._kept is not None)
+        self._actions: dict[str, Action] = {
+            **own.actions,
+            **docs.actions,
             "list": self._list,
             "describe": self._describe,
             "definition": self._definition,

@@ -1,0 +1,110 @@
+"""The calls on the gateway itself, as the document describes them.
+
+Owns: these operations.
+Does not know: whether they are on another port.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.openapi.parts import JSON, TEXT, Json, answer, call, content, record, ref, text
+
+_TAG: Final = "The gateway"
+_READY: Final = record(
+    {
+        "ready": {"type": "boolean"},
+        "failing": {
+            "type": "object",
+            "additionalProperties": text(),
+            "description": "Upstreams that do not answer, and why.",
+        },
+        "stopping": {"type": "boolean"},
+    },
+    "ready",
+    "failing",
+)
+
+
+def watched_paths() -> dict[str, dict[str, Json]]:
+    """How the gateway is, for probes and for Prometheus."""
+    unready = {"anyOf": [_READY, ref("CambrionError")]}
+    return {
+        "/healthz": {
+            "get": call(
+                "getHealth",
+                _TAG,
+                "Whether it lives",
+                {200: answer("It does.", content(record({"alive": {"const": True}}, "alive")))},
+            )
+        },
+        "/readyz": {
+            "get": call(
+                "getReadiness",
+                _TAG,
+                "Whether it can be sent requests",
+                {
+                    200: answer(
+                        "It can.",
+                        content(_READY, {"ready": {"ready": True, "failing": {}}}),
+                    ),
+                    503: answer(
+                        "It cannot: it stops, or an upstream does not answer.",
+                        content(
+                            unready,
+                            {
+                                "failing": {
+                                    "ready": False,
+                                    "failing": {"triton": "connection refused"},
+                                }
+                            },
+                        ),
+                    ),
+                },
+            )
+        },
+        "/metrics": {
+            "get": call(
+                "getMetrics",
+                _TAG,
+                "What it has counted",
+                {
+                    200: answer(
+                        "In the text format of Prometheus or of OpenMetrics, as `Accept` asks.",
+                        content(text(), kind=TEXT)
+                        | content(text(), kind="application/openmetrics-text"),
+                    )
+                },
+            )
+        },
+    }
+
+
+def paths() -> dict[str, dict[str, Json]]:
+    """This description."""
+    cached = {"ETag": ref("ETag", "headers")}
+    unchanged = {304: answer("As `If-None-Match` has it.", headers=cached)}
+    return {
+        "/openapi.json": {
+            "get": call(
+                "getDescription",
+                _TAG,
+                "This document",
+                {
+                    200: answer(
+                        "OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}, headers=cached
+                    )
+                }
+                | unchanged,
+            )
+        },
+        "/docs": {
+            "get": call(
+                "getDocs",
+                _TAG,
+                "This document as a page, on which calls can be tried",
+                {200: answer("The page.", {"text/html": {"schema": text()}}, headers=cached)}
+                | unchanged,
+            )
+        },
+    }
