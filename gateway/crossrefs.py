@@ -34,6 +34,7 @@ def check(data: Any, problems: Problems) -> None:
     if isinstance(pipelines, dict):
         _pipelines(pipelines, data.get("upstreams"), problems)
         _globs(data.get("keys"), list(pipelines), problems)
+    _encryption(data.get("upstreams"), problems)
     _unique_keys(data.get("keys"), problems)
     _tenants(data.get("keys"), problems)
 
@@ -153,6 +154,17 @@ def _tensors(
             if key in section:
                 words = f"only a Triton upstream has tensors; {quoted(upstream)} is of kind {kind}"
                 problems.add(_key(problems, path, key), (*path, key), words)
+
+
+def _encryption(upstreams: Any, problems: Problems) -> None:
+    """Keys of TLS where nothing is encrypted would be overlooked."""
+    for name, section in upstreams.items() if isinstance(upstreams, dict) else ():
+        if isinstance(section, dict) and "tls" in section:
+            url = section.get("url")
+            if isinstance(url, str) and url.startswith(("http://", "grpc://")):
+                path: KeyPath = ("upstreams", name, "tls")
+                words = "is only looked at where url begins with https:// or grpcs://"
+                problems.add(_start(problems, path), path, words)
 
 
 def _start(problems: Problems, path: KeyPath) -> int:

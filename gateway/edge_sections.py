@@ -6,12 +6,31 @@ Does not know: the sections that they are parts of (``sections``), how anything 
 
 from __future__ import annotations
 
+from time import time
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from gateway import certificates
 from gateway.section import DAY_S, Section
-from gateway.values import HeaderName, PemFile, RedisUrl, Secret, WebUrl
+from gateway.values import HeaderName, Pem, PemFile, RedisUrl, Secret, WebUrl
+
+
+def _not_expired(certificate: Pem | None) -> Pem | None:
+    """A certificate to show."""
+    if certificate is not None:
+        if not certificate.expires:
+            raise ValueError(f"the file {certificate.path} holds no certificate")
+        if certificate.expires <= time():
+            when = certificates.date(certificate.expires)
+            raise ValueError(f"the certificate in {certificate.path} has expired, on {when}")
+    return certificate
+
+
+def _authorities(ca: Pem | None) -> Pem | None:
+    if ca is not None:
+        certificates.check_ca(ca.path)
+    return ca
 
 
 class ClientTlsConfig(Section):
@@ -27,6 +46,17 @@ class ClientTlsConfig(Section):
         "show none.",
     )
 
+    _certificate = field_validator("certificate")(_not_expired)
+    _client_ca = field_validator("client_ca")(_authorities)
+
+    @field_validator("key")
+    @classmethod
+    def _key(cls, key: Pem, info: ValidationInfo) -> Pem:
+        certificate = info.data.get("certificate")
+        if certificate is not None:
+            certificates.check_pair(certificate.path, key.path)
+        return key
+
 
 class UpstreamTlsConfig(Section):
     """TLS towards one upstream."""
@@ -38,13 +68,29 @@ class UpstreamTlsConfig(Section):
     certificate: PemFile | None = Field(
         default=None, description="The gateway's own certificate there (mTLS); a PEM file."
     )
-    key: PemFile | None = Field(default=None, description="Its private key; a PEM file.")
+    key: PemFile | None = Field(
+        default=None, validate_default=True, description="Its private key; a PEM file."
+    )
     server_name: str | None = Field(
         default=None,
         min_length=1,
         max_length=253,
         description="The name that its certificate must have. Absent: the URL's host.",
     )
+
+    _certificate = field_validator("certificate")(_not_expired)
+    _ca = field_validator("ca")(_authorities)
+
+    @field_validator("key")
+    @classmethod
+    def _key(cls, key: Pem | None, info: ValidationInfo) -> Pem | None:
+        if "certificate" in info.data:
+            certificate = info.data["certificate"]
+            if (key is None) != (certificate is None):
+                raise ValueError("stands alone; certificate and key belong together")
+            if key is not None:
+                certificates.check_pair(certificate.path, key.path)
+        return key
 
 
 class AdminConfig(Section):

@@ -1,7 +1,8 @@
 """The kinds of value that a configuration holds beyond numbers and text.
 
-Owns: names, URLs, secrets, hashes of keys, header names and JSONata expressions: what each accepts,
-what ``{file: …}`` reads, and the sentence that refuses the rest without repeating a secret.
+Owns: names, URLs, secrets, PEM files, hashes of keys, header names and JSONata expressions: what
+each accepts, what ``{file: …}`` reads, and the sentence that refuses the rest without repeating a
+secret.
 Does not know: which keys hold them.
 """
 
@@ -26,12 +27,14 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
 from gateway import yamltext
 from gateway.explain import as_written, did_you_mean
 from gateway.shape import Words
+from gateway.validity import validity
 from gateway.yamltext import Written, quoted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -287,17 +290,46 @@ def _store_url(value: str, info: ValidationInfo) -> str:
     return f"sqlite:{Path(os.path.abspath(folder / rest))}"
 
 
-def _pem_file(value: str, info: ValidationInfo) -> str:
-    """The absolute path of a PEM file, which may change without the configuration."""
-    if not value or "\0" in value:
-        raise ValueError("must name a file")
-    folder = info.context.folder if isinstance(info.context, Source) else Path()
-    path = Path(os.path.abspath(folder / value))
-    files = info.context.files if isinstance(info.context, Source) else None
-    text = yamltext.read_text(path, bytes_max=PEM_BYTES_MAX, what=f"file {path}", files=files)
-    if "-----BEGIN " not in text:
-        raise ValueError(f"the file {path} holds nothing in PEM form (-----BEGIN …)")
-    return str(path)
+class Pem(BaseModel):
+    """A PEM file, which may change without the configuration: its absolute path, and the SHA-256 of
+    what it held when it was read, so that what was made of something else is not taken for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    path: str
+    digest: str = Field(repr=False)
+    #: When the first certificate in it ends, Unix seconds; 0: it holds none.
+    expires: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict):
+            return value
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError("must be the path of a PEM file")
+        source = info.context if isinstance(info.context, Source) else Source(Path())
+        path = Path(os.path.abspath(source.folder / value))
+        what = f"file {path}"
+        text = yamltext.read_text(path, bytes_max=PEM_BYTES_MAX, what=what, files=source.files)
+        if "-----BEGIN " not in text:
+            raise ValueError(f"the {what} holds nothing in PEM form (-----BEGIN …)")
+        expires = 0.0
+        if "-----BEGIN CERTIFICATE-----" in text:
+            try:
+                _, expires = validity(text)
+            except ValueError as error:
+                raise ValueError(f"the {what} {error}") from error
+        return {"path": str(path), "digest": source.files[path].hex(), "expires": expires}
+
+    @model_serializer
+    def _written(self) -> str:
+        return self.path
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, _: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Text: the path."""
+        return {"type": "string"}
 
 
 def _network(value: str) -> str:
@@ -317,11 +349,7 @@ RedisUrl = Annotated[
     AfterValidator(partial(_checked_url, schemes=STORE_KINDS[1:])),
     Words("a URL that begins with redis:// or rediss://"),
 ]
-PemFile = Annotated[
-    str,
-    AfterValidator(_pem_file),
-    Words("the path of a PEM file, relative to the configuration's folder"),
-]
+PemFile = Annotated[Pem, Words("the path of a PEM file, relative to the configuration's folder")]
 Network = Annotated[
     str, AfterValidator(_network), Words("a network such as 10.1.0.0/16", shown=True)
 ]

@@ -11,6 +11,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -87,7 +88,7 @@ def test_the_least_configuration_has_every_default(loaded: Loader) -> None:
 
 def test_every_key_can_be_set(loaded: Loader, folder: Path) -> None:
     pem = folder / "config" / "c.pem"
-    pem.write_text("-----BEGIN CERTIFICATE-----")
+    trustme.CA().issue_cert("c").private_key_and_cert_chain_pem.write_to_path(str(pem))
     config = loaded(
         dedent(f"""\
         server: {{host: 0.0.0.0, port: 1, workers: auto, forward_headers: [X-Tenant],
