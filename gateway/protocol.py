@@ -1,23 +1,26 @@
 """aiohttp's server, with this project's answer to what is not HTTP, and to what comes too slowly.
 
 Owns: the connection's protocol, where aiohttp's own would differ from what callers are promised, or
-costs what is of no use here; the time that a request's head may take; a request as it came in.
+costs what is of no use here; the time that a request's head may take; what is refused of the heads
+that its parser lets through; a request as it came in.
 Does not know: what a well-formed request is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 from aiohttp import EMPTY_PAYLOAD, HttpVersion, StreamReader, hdrs, web
 from aiohttp.helpers import set_exception
-from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.web_protocol import ERROR, RequestHandler
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage, StreamWriter
+from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 from multidict import CIMultiDictProxy, MultiMapping
 
 from gateway.errors import Code, RequestRejected
@@ -29,11 +32,50 @@ _UNSENT_BYTES: Final = 128 * 1024
 #: A body up to this size has not made its reader hold the client back, and need not let it go on.
 _SMALL_BYTES: Final = 64 * 1024
 _UNSENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+#: A host, and a port where it has one (RFC 3986); it may be empty.
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]*)?", re.ASCII)
+#: Clients ask for few hosts; so many are known by sight, of those of any usual length.
+_HOSTS_KEPT: Final = 1024
+_HOST_CHARS_KEPT: Final = 255
 
 
 def _body(error: RequestRejected) -> bytes:
     """No dialect is known yet where a head cannot be read, so the error has the fields of both."""
     return msgspec.json.encode({"code": error.code, "name": error.name, "message": error.message})
+
+
+def _refusal(message: RawRequestMessage, body: StreamReader) -> RequestRejected | None:
+    """Why a request is refused that aiohttp's parser has let through: it could be read in more than
+    one way, or in none that this server knows. Who stands before it might read it otherwise, and
+    take what follows it for something else than it is taken for here."""
+    version, headers = message.version, message.headers
+    if version is not HttpVersion11 and version is not HttpVersion10:
+        return _malformed("its version is neither HTTP/1.1 nor HTTP/1.0", 505)
+    if message.chunked and (
+        version is HttpVersion10 or headers[hdrs.TRANSFER_ENCODING].lower() != "chunked"
+    ):
+        # 1.0 has no such coding; of those that 1.1 has, no other is undone here.
+        status = 400 if version is HttpVersion10 else 501
+        return _malformed("Transfer-Encoding: only chunked is understood, in HTTP/1.1", status)
+    if message.upgrade and message.method == hdrs.METH_CONNECT:
+        return _malformed("CONNECT: this is no proxy of that kind", 501)
+    if body is EMPTY_PAYLOAD and headers.get(hdrs.CONTENT_LENGTH, "0").strip("0"):
+        return _malformed("Content-Length: longer than anything is")  # the parser's word for none
+    if "#" in message.path:
+        return _malformed("the path of a request has no fragment")
+    host = headers.get(hdrs.HOST, "")
+    if not (_is_host(host) if len(host) <= _HOST_CHARS_KEPT else _HOST.fullmatch(host)):
+        return _malformed("Host: expected a name or an address, and a port if any")
+    return None
+
+
+@lru_cache(_HOSTS_KEPT)
+def _is_host(value: str) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def _malformed(words: str, status: int = 400) -> RequestRejected:
+    return RequestRejected(words, status=status)
 
 
 class Incoming:
@@ -60,8 +102,9 @@ class Incoming:
         self.path: str = message.url.raw_path
         self.headers: CIMultiDictProxy[str] = message.headers
         self.version: HttpVersion = message.version
-        #: Whether the client expects its connection to be kept.
-        self.keep_alive = not message.should_close
+        #: Whether the connection may be kept. What follows upon asking for another protocol may
+        #: already be in that: nothing of it is read.
+        self.keep_alive = not (message.should_close or message.upgrade)
         self.content = content
         self.protocol = protocol
         #: The one that answers it.
@@ -166,7 +209,10 @@ class Connection(RequestHandler):
         body, requests = self._last_body, self._request_count
         super().data_received(data)
         if self._request_count != requests:
-            self._last_body = self._messages[-1][1]
+            message, self._last_body = self._messages[-1]
+            if type(message) is _ErrInfo and body is not None and not body.is_eof():
+                # aiohttp tells nobody who waits for the rest of it.
+                set_exception(body, web.RequestPayloadError("its framing is broken"))
             self._head_since, self._head_arriving = None, False
         elif not self._head_arriving and (body is None or body.is_eof()) and data.strip(b"\r\n"):
             # Not noticed is a head that begins in the same read as what was before it ends: its
@@ -199,6 +245,10 @@ class Connection(RequestHandler):
             if not isinstance(message, RawRequestMessage):
                 await self._refuse(message, body, task)
                 break
+            if (refusal := _refusal(message, body)) is not None:
+                fault = _ErrInfo(refusal.status, refusal, refusal.message)
+                await self._refuse(fault, EMPTY_PAYLOAD, task)
+                break
             incoming = Incoming(message, body, self, task)
             del message, body  # a request may take long: only what is asked for is held meanwhile
             self._current_request = cast("Any", incoming)
@@ -213,8 +263,6 @@ class Connection(RequestHandler):
                 self._request_in_progress = False
                 if self._handler_waiter is not None and not self._handler_waiter.done():
                     self._handler_waiter.set_result(None)
-            if self._upgraded:  # it was asked for, and nothing here grants it
-                await self.finish_response(cast("Any", incoming), cast("Any", answered), None)
             if not incoming.content.is_eof():
                 await self._take_rest(incoming.content)
             if not answered.keep_alive or self._close or self._force_close:
@@ -329,7 +377,9 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """See aiohttp. Only malformed requests get here: the gateway's handler raises nothing."""
-        error = RequestRejected("the request is not well-formed HTTP/1.1", status=status)
+        error = exc
+        if not isinstance(error, RequestRejected):
+            error = RequestRejected("the request is not well-formed HTTP/1.1", status=status)
         response = web.Response(
             status=status,
             body=_body(error),
