@@ -128,7 +128,7 @@ class ExecutionCalls:
         return New(
             Key(caller.owner, str(uuid.uuid4())),
             self._wall(),
-            tag=bodies.checked_tag(request.tag),
+            tag=request.tag,
             hook_ids=await self._hooks(caller.owner, bodies.checked_hooks(request.hook_ids)),
             transient=request.transient,
         )
@@ -144,6 +144,7 @@ class ExecutionCalls:
     async def _execute_async(self, exchange: Exchange, target: Target) -> Written:
         _, caller = self._answering.admit(exchange, target)
         request = await self._reading.execute(exchange, target, caller, stream=True)
+        bodies.checked_tag(request.tag)
         if request.transform:
             await exchange.site.services.sandbox.check_syntax(request.transform)
         new = None
@@ -173,6 +174,7 @@ class ExecutionCalls:
         self, exchange: Exchange, route: Route, caller: Caller, request: Request
     ) -> Written:
         """Answer a direct call, and keep what it finds."""
+        bodies.checked_tag(request.tag)
         if request.execution_id is not None or request.hook_ids or self.resumable(request):
             return await self._on_execution(exchange, route, caller, request)
         if request.transient:

@@ -22,7 +22,10 @@ _MEDIA_ID: Final = optional_text(
 SCHEMAS: Final[dict[str, Json]] = {
     "Observation": record(
         {
-            "executionId": optional_text("The execution that it belongs to."),
+            "executionId": {
+                "description": "The execution that it belongs to, as text; what a request has here "
+                "is passed over."
+            },
             "mediaContents": {
                 "type": ["array", "null"],
                 "items": ref("MediaContent"),
