@@ -19,11 +19,11 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
 	then echo "$$name"; break; fi; done)
 
-.PHONY: help setup demo test check format bench soak crash steady lock clean distclean
+.PHONY: help setup demo test check format bench soak crash steady lock requirements sbom audit clean distclean
 
 help: ## Print this list
 	@printf 'Targets:\n'
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Create .venv and install everything into it (once; again when pyproject.toml changes)
 
@@ -83,14 +83,24 @@ crash: $(STAMP) ## Kill 200 replicas while they work, with each store, and see w
 steady: $(STAMP) ## Measure how quickly refusals are answered, and whether streams notice
 	$(BIN)/python -m tests.bench.steady
 
-lock: ## Resolve the newest allowed versions and write them to constraints.txt
+lock: ## Resolve the newest allowed versions: constraints.txt, and with hashes deploy/requirements*.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch"; \
 	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,redis,otel,demo,bench]'; \
 	{ echo '# Every version that `make setup` installs, direct and transitive. Written by `make lock`.'; \
-	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt
-	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"
+	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt; \
+	echo "constraints.txt: $$(grep -c == constraints.txt) packages"; \
+	"$$scratch/bin/python" -m deploy.locks
+
+requirements: $(STAMP) ## Write what the image installs, with hashes, from constraints.txt: deploy/requirements*.txt
+	@$(BIN)/python -m deploy.locks
+
+sbom: $(STAMP) ## Write what the image is made of, as CycloneDX, into dist/ (EXTRAS="redis otel": with those)
+	@$(BIN)/python -m deploy.sbom $(EXTRAS)
+
+audit: $(STAMP) ## Ask whether anything that the image installs has a known hole
+	@$(BIN)/python -m deploy.audit
 
 clean: ## Remove what tests, checks and the demo leave behind
 	rm -rf .demo .coverage htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache dist build

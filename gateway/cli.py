@@ -1,11 +1,11 @@
-"""The command line: ``pipeline-gateway serve | check | transform | call | executions | hooks |
-schema``.
+"""The command line: ``pipeline-gateway serve | check | health | transform | call | schema | …``.
 
 Exit codes: 0 all is well; 1 what was asked for failed; 2 the command line or the configuration is
 wrong; 130 interrupted. Watching an execution has two more (``cli_executions``).
 
 Owns: arguments, exit codes, which message goes to which stream.
-Does not know: the commands for executions and webhooks (``cli_executions``), how anything is done.
+Does not know: the commands for executions and webhooks (``cli_executions``), those that look at a
+configuration or a gateway (``cli_check``), how anything is done.
 What is heavy is imported by the command that needs it, so that ``--help`` and a typing error answer
 at once.
 """
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from gateway import __version__
+from gateway.cli_check import ConfigOption, check, health, require
+from gateway.cli_check import load as load_config
 from gateway.cli_executions import (
     GIVE_UP_S,
     URL,
@@ -39,7 +41,6 @@ from gateway.errors import ConfigError, GatewayError, TransformFailed
 if TYPE_CHECKING:
     from gateway.calling import Question
     from gateway.config import Config
-    from gateway.pipeline_sections import ActorSection
     from gateway.sections import ExecutionsConfig, TransformsConfig
     from gateway.yamltext import Files
 
@@ -56,16 +57,6 @@ app = typer.Typer(
 
 app.add_typer(executions, name="executions")
 app.add_typer(hooks, name="hooks")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        envvar="PIPELINE_GATEWAY_CONFIG",
-        help="The configuration. Default: config/gateway.yaml, else the one that comes along.",
-    ),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,39 +115,20 @@ def serve(
     store = None if state is None else "sqlite:/" + os.path.abspath(state).lstrip("/")
 
     def load(files: Files) -> Config:
-        path, read = _load(config, files)
+        path, read = load_config(config, files)
         sections: dict[str, Any] = {"server": read.server.model_copy(update=overrides)}
         if store is not None:
             sections["executions"] = _kept_in(store, read.executions, path)
         read = read.model_copy(update=sections)
-        _require(read)
+        require(read)
         return read
 
     files: Files = {}
     raise typer.Exit(processes.serve(Loaded(load(files), files), load))
 
 
-@app.command()
-def check(config: ConfigOption = None) -> None:
-    """Check a configuration, every expression in it included, without starting anything."""
-    from gateway.compiled import compile_config  # noqa: PLC0415
-
-    path, loaded = _load(config)
-    problems = []
-    try:
-        compile_config(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        _require(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    _show_routes(loaded)
-    keys = "open to all" if loaded.keys is None else _counted(len(loaded.keys), "key")
-    upstreams = _counted(len(loaded.upstreams), "upstream")
-    print(f"{path}: good: {_counted(len(loaded.pipelines), 'pipeline')}, {upstreams}, {keys}")
+app.command()(check)
+app.command()(health)
 
 
 @app.command()
@@ -189,7 +161,7 @@ def transform(
 
     source = read_expression(expression)
     read = Expression(text=source[0], file=source[1])
-    bounds = TransformsConfig() if config is None else _load(config)[1].transforms
+    bounds = TransformsConfig() if config is None else load_config(config)[1].transforms
     bindings = dict(_binding(each) for each in bind or [])
     value = "null" if input_file is None else _json_input(input_file)
     try:
@@ -288,13 +260,6 @@ def schema() -> None:
     print(msgspec.json.format(msgspec.json.encode(json_schema(Config)), indent=2).decode())
 
 
-def _load(path: Path | None, files: Files | None = None) -> tuple[Path, Config]:
-    from gateway.config import default_path, load  # noqa: PLC0415
-
-    chosen = default_path() if path is None else path
-    return chosen, load(chosen, os.environ, files=files)
-
-
 def _kept_in(store: str, section: ExecutionsConfig | None, path: Path) -> ExecutionsConfig:
     """``section`` with its executions in ``store``, an SQLite file.
 
@@ -306,53 +271,6 @@ def _kept_in(store: str, section: ExecutionsConfig | None, path: Path) -> Execut
     if not section.store.startswith("sqlite:"):
         raise ConfigError([f"{path}: executions.store is a Redis, so --state cannot be given"])
     return section.model_copy(update={"store": store})
-
-
-def _require(config: Config) -> None:
-    """Raise ConfigError where this installation lacks what ``config`` needs."""
-    from gateway.compiled import installation_problems  # noqa: PLC0415
-
-    if problems := installation_problems(config):
-        raise ConfigError(problems)
-
-
-def _show_routes(config: Config) -> None:
-    rows = []
-    for name, pipeline in config.pipelines.items():
-        own = ", ".join(stage for stage, each in pipeline.transform if each is not None)
-        if not pipeline.layers:
-            rows.append((name, *_place(name, pipeline, config), own))
-        for number, layer in enumerate(pipeline.layers):
-            terms = f" ({layer.on_error}, need {layer.needed})" if layer.lenient else ""
-            for actor in layer.actors:
-                # Said once, beside the first actor: they belong to the whole pipeline.
-                stages = [own] if own else []
-                if actor.transform.request is not None:
-                    stages.append("request of the actor")
-                what = f"{name}, layer {number}{terms}: {actor.actor}"
-                rows.append((what, *_place(actor.actor, actor, config), ", ".join(stages)))
-                own = ""
-    heads = ("pipeline", "upstream", "its name there", "transforms")
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(row).rstrip())
-        return
-    from gateway.showing import show_table  # noqa: PLC0415
-
-    show_table(heads, rows)
-
-
-def _place(name: str, actor: ActorSection, config: Config) -> tuple[str, str]:
-    """Where an actor runs, and what it is called there."""
-    targets = actor.targets()
-    kinds = [f"{each.upstream} ({config.upstreams[each.upstream].kind})" for each in targets]
-    names = dict.fromkeys(each.pipeline or name for each in targets)
-    by = f" by {actor.policy}" if len(targets) > 1 else ""
-    return ", ".join(kinds) + by, ", ".join(names)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _json_input(name: str) -> str:
