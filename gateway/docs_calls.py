@@ -85,7 +85,7 @@ def _page() -> _Page:
             f"style-src '{_hash(style)}'",
             f"script-src '{_hash(script)}'",
             "connect-src 'self'",
-            "img-src blob:",
+            "img-src data:",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

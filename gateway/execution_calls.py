@@ -301,10 +301,10 @@ class ExecutionCalls:
 
     async def _post_observation(self, exchange: Exchange, target: Target) -> Written:
         key = self._key(exchange, target)
+        instead = flag(exchange.request, "idempotent")
         body = await self._reading.body(exchange)
         if not body:
             return await self._send(exchange, await self._observation(key))
-        instead = flag(exchange.request, "idempotent")
         given = await self._reading.parsed(body, partial(_given_observation, key))
         merged = await self._executions.merge(key, given, replace=instead)
         return await self._done(exchange, key, merged)

@@ -220,7 +220,7 @@ def _paths_of_one(execution: Json) -> dict[str, dict[str, Json]]:
 
 def _paths_of_media(execution: Json) -> dict[str, dict[str, Json]]:
     note = {"note": "Dear all"}
-    upload = _UPLOAD | content(_FILE, note, TEXT)
+    upload = _UPLOAD | content(text(minLength=1), note, TEXT)
     return {
         "/v1/executions/{executionId}/observation/media": {
             "post": call(
