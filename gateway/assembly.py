@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from time import time
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -24,9 +25,10 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.guard import Guard
 from gateway.health import Health, Readiness, keep_asking
 from gateway.kept import Kept
-from gateway.keys import Keyring
+from gateway.keys import Keyring, quota_of
 from gateway.measured import Measured
 from gateway.metrics import UNNAMED, Metrics
+from gateway.quotas import Counting, Here, Tally
 from gateway.route import build_routes
 from gateway.sandbox import Sandbox
 from gateway.sections import BoundsConfig, TritonUpstreamConfig, UpstreamConfig
@@ -82,8 +84,11 @@ class Assembly:
         self._random = Random()  # noqa: S311  it spreads load, it keeps no secret
         self._upstreams = Kept[_Attended](self._close_upstream)
         self._sandboxes = Kept[Sandbox](Sandbox.close)
-        #: In how many sites each pipeline is.
+        self._tallies = Kept[Tally](_let_go)
+        self._counts = Kept[Any](self._close_counts)  # RedisCounts, of an extra
+        #: In how many sites each pipeline is, and each key.
         self._named: Counter[str] = Counter()
+        self._keyed: Counter[str] = Counter()
 
     async def assemble(self, config: Config) -> Site:
         """All that ``config`` asks for, ready to serve. One at a time.
@@ -113,6 +118,7 @@ class Assembly:
             names = tuple(config.pipelines)
             self._named.update(names)
             stack.callback(self._forget_pipelines, names)
+            limiting = await self._limiting(config, stack)
             pipelines = {}
             for name, section in config.pipelines.items():
                 made = self._measured(name, config, transforms, own)
@@ -141,7 +147,58 @@ class Assembly:
                     ),
                 ),
                 close=stack.pop_all().aclose,
+                limiting=limiting,
             )
+
+    async def _limiting(self, config: Config, stack: AsyncExitStack) -> Counting | None:
+        """Where it is counted what keys ask for; ``None``: none of them has a limit."""
+        limited = [key.name for key in config.keys or () if quota_of(key) is not None]
+        if not limited:
+            return None
+        self._keyed.update(limited)
+        stack.callback(self._forget_keys, limited)
+        section = config.limits
+        if section.store is not None:
+            password = None if section.password is None else section.password.get_secret_value()
+            settings = (section.store, section.username, password, section.when_away)
+            shared: Counting = await _lease(
+                stack, self._counts, settings, partial(self._count_in_redis, *settings)
+            )
+            return shared
+        tallies = {
+            name: await _lease(stack, self._tallies, name, _new_tally) for name in limited
+        }
+        return Here(tallies, clock=self._clock, wall=time)
+
+    async def _count_in_redis(
+        self, store: str, username: str | None, password: str | None, when_away: Any
+    ) -> Any:
+        try:
+            from gateway.limit_redis import RedisCounts  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise ConfigError([f"limits.store: needs the extra 'redis' ({error})"]) from error
+        counts = RedisCounts(
+            store,
+            username=username,
+            password=password,
+            when_away=when_away,
+            up=self._metrics.limits_store_up,
+            clock=self._clock,
+        )
+        counts.start()
+        return counts
+
+    async def _close_counts(self, counts: Any) -> None:
+        await counts.close()
+        if not self._counts.things():
+            self._metrics.limits_store_up.forget((), {()})
+
+    def _forget_keys(self, names: list[str]) -> None:
+        self._keyed.subtract(names)
+        gone = {(name,) for name in names if not self._keyed[name]}
+        for (name,) in gone:
+            del self._keyed[name]
+        self._metrics.limited.forget(("key",), gone)
 
     async def _sandboxes_for(
         self, config: Config, stack: AsyncExitStack
@@ -256,6 +313,14 @@ async def _lease(
     thing = await kept.take(key, make)
     stack.push_async_callback(kept.give_back, key)
     return thing
+
+
+async def _new_tally() -> Tally:
+    return Tally()
+
+
+async def _let_go(tally: Tally) -> None:
+    """Nothing of it is open."""
 
 
 async def _start(settings: dict[str, Any]) -> Sandbox:

@@ -48,6 +48,7 @@ class Code(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     OVERLOADED = "overloaded"
     SHUTTING_DOWN = "shutting_down"
+    RATE_LIMITED = "rate_limited"
     CONFLICT = "conflict"
     GONE = "gone"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -77,6 +78,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.UPSTREAM_TIMEOUT: 504,
     Code.OVERLOADED: 503,
     Code.SHUTTING_DOWN: 503,
+    Code.RATE_LIMITED: 429,
     Code.CONFLICT: 409,
     Code.GONE: 410,
     Code.STORE_UNAVAILABLE: 503,

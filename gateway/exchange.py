@@ -15,9 +15,11 @@ from msgspec import Struct
 from gateway import logs
 from gateway.errors import Code, GatewayError, Outcome
 from gateway.fanout import Waited
+from gateway.keys import Caller
 from gateway.metrics import UNNAMED, Dialect, Metrics, Mode
 from gateway.outlet import Outlet
 from gateway.protocol import Incoming
+from gateway.quotas import Taken
 from gateway.site import Site
 
 #: Rejections whose messages speak of upstreams.
@@ -70,6 +72,11 @@ class Exchange:
     first_event_s: float | None = None
     actors_failed: Mapping[str, Code] = field(default_factory=dict)
     waited: Waited = field(default_factory=Waited)
+    #: Who is calling, where that had to be known before anything else.
+    caller: Caller | None = None
+    #: What it has of the caller's limits, and the lines of the answer's head that tell of those.
+    taken: Taken | None = None
+    limits: str = ""
     _ending: GatewayError | None = None
 
     def fail(self, error: GatewayError) -> None:
@@ -103,6 +110,8 @@ class Exchange:
         series.ended(self.outcome, duration_s, overhead_s, sizes)
         if self.first_event_s is not None:
             series.began(self.first_event_s)
+        if self.taken is not None:
+            self.taken.end(self._sent_bytes() + self.response_bytes)
         line = _Line(
             self.request_id,
             self.dialect,
@@ -130,6 +139,14 @@ class Exchange:
         elif self.outlet.dropped is not None:
             line.error = self.outlet.dropped
         logs.request(line)
+
+    def _sent_bytes(self) -> int:
+        """How long the body was as it was sent, where it was read; chunks that were compressed
+        count as they are inflated."""
+        if not self.request_bytes:
+            return 0
+        length = self.request.content_length
+        return self.request_bytes if length is None else length
 
 
 def _micro(seconds: float) -> float:

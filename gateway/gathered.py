@@ -27,6 +27,7 @@ _WORST: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "gateway_upstream_breaker": max,
     "gateway_upstream_up": min,
     "gateway_store_up": min,
+    "gateway_limits_store_up": min,
     "gateway_ready": min,
     "gateway_open_files_ratio": max,
 }
@@ -77,12 +78,18 @@ class Ledger:
         self._living: dict[int, Series] = {}
         self._ended: Series = {}
         self._pipelines: Set[str] = frozenset()
+        self._keys: Set[str] = frozenset()
         self._upstreams: Set[Labels] = frozenset()
 
-    def configured(self, pipelines: Iterable[str], upstreams: Iterable[tuple[str, str]]) -> None:
+    def configured(
+        self,
+        pipelines: Iterable[str],
+        upstreams: Iterable[tuple[str, str]],
+        keys: Iterable[str] = (),
+    ) -> None:
         """These names are to be kept, upstreams with their kinds; what an ended process counted
         for others is dropped as soon as no living one knows of them."""
-        self._pipelines, self._upstreams = set(pipelines), set(upstreams)
+        self._pipelines, self._upstreams, self._keys = set(pipelines), set(upstreams), set(keys)
         self._forget()
 
     def update(self, process: int, change: Change) -> None:
@@ -141,6 +148,7 @@ class Ledger:
         for names, known in (
             (("pipeline",), {(name,) for name in self._pipelines}),
             (("upstream", "kind"), self._upstreams),
+            (("key",), {(name,) for name in self._keys}),
         ):
             unknown = {key for *_, key in self._named(self._ended, names)} - known
             if not unknown:

@@ -74,6 +74,7 @@ class Gathering:
         self._ledger.configured(
             (*config.pipelines, UNNAMED),
             ((name, section.kind) for name, section in config.upstreams.items()),
+            (key.name for key in config.keys or ()),
         )
 
     def heard(self, worker: Worker, told: Counted) -> None:

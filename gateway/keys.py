@@ -1,4 +1,4 @@
-"""Who is calling, which pipelines that key opens, and whose executions it makes.
+"""Who is calling, which pipelines that key opens, whose executions it makes, and its limits.
 
 Owns: the finding of a key among a request's headers, and its comparison with the configured ones.
 Does not know: the keys themselves; only their SHA-256 is ever kept.
@@ -17,6 +17,7 @@ from typing import Final
 from multidict import istr
 
 from gateway.errors import Code, RequestRejected
+from gateway.quotas import Quota
 from gateway.sections import KeyConfig
 
 # In a spelling that headers are found by without being changed first.
@@ -32,11 +33,13 @@ _NAME_CHARS_KEPT: Final = 128
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The holder of one key: its ``name``, the patterns of the pipelines it opens, and whose the
-    executions and webhooks are that it makes: ``owner`` is ``""`` where there are no keys."""
+    executions and webhooks are that it makes: ``owner`` is ``""`` where there are no keys. How
+    much it may ask for; ``None``: any amount."""
 
     name: str | None
     patterns: tuple[str, ...]
     owner: str = ""
+    quota: Quota | None = None
 
     def may(self, pipeline: str) -> bool:
         """Whether the key opens a pipeline of this name, be there one or not."""
@@ -62,7 +65,10 @@ class Keyring:
         if keys is not None:
             digests = ((bytes.fromhex(key.sha256), key) for key in keys)
             self._callers = {
-                digest: (digest, Caller(key.name, key.pipelines, key.tenant or key.name))
+                digest: (
+                    digest,
+                    Caller(key.name, key.pipelines, key.tenant or key.name, quota_of(key)),
+                )
                 for digest, key in digests
             }
 
@@ -93,6 +99,15 @@ class Keyring:
         if hmac.compare_digest(known, digest):
             return caller
         raise RequestRejected("the key is not known", code=Code.UNAUTHORIZED)
+
+
+def quota_of(key: KeyConfig) -> Quota | None:
+    """How much a key may ask for; ``None``: any amount."""
+    limits = key.limits
+    quota = Quota(
+        key.name, limits.requests_per_minute_max, limits.streams_max, limits.bytes_per_day_max
+    )
+    return quota if quota.counts else None
 
 
 def _given_key(headers: Mapping[str, str]) -> str | None:

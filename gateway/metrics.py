@@ -123,6 +123,7 @@ class Metrics:
         self.registry = registry
         self._calls: dict[tuple[str, Dialect, Mode], CallSeries] = {}
         self._of_requests()
+        self._of_limits()
         self._of_upstreams()
         self._of_configurations()
         self._of_executions()
@@ -168,6 +169,21 @@ class Metrics:
         )
         self.response_bytes = histogram(
             "gateway_response_bytes", "Size of answers' bodies.", side, buckets=_BYTES
+        )
+
+    def _of_limits(self) -> None:
+        self.limited = Counter(
+            "gateway_limited_total",
+            "Requests that were refused because their key had reached a limit of its own: minute, "
+            "streams or day.",
+            ("key", "limit"),
+            registry=self.registry,
+        )
+        self.limits_store_up = Gauge(
+            "gateway_limits_store_up",
+            "1 while the Redis in which keys' limits are counted answers, else 0.",
+            (),
+            registry=self.registry,
         )
 
     def _of_upstreams(self) -> None:

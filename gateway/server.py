@@ -29,6 +29,7 @@ from gateway.exposition import Exposition, exposition_of
 from gateway.heads import accepts, accepts_json, flag, request_id
 from gateway.hook_calls import HookCalls
 from gateway.keys import Caller
+from gateway.limiting import limit
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request, Result
 from gateway.outlet import CLOSED, Outlet, Written
@@ -118,6 +119,8 @@ class Gateway:
                     raise _shutting_down()
                 target = resolve(request.method, path)
                 exchange.dialect, exchange.mode = target.dialect, target.mode
+                if site.limiting is not None and target.mode is not Mode.OTHER:
+                    await limit(exchange, target, self.identify)
                 return await self._actions.get(target.action, kept_nowhere)(exchange, target)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  told and logged
                 return await self._failed(exchange, error)
@@ -274,7 +277,7 @@ class Gateway:
 
     def identify(self, exchange: Exchange) -> Caller:
         """See ``Answering``."""
-        caller = exchange.site.keyring.identify(exchange.request.headers)
+        caller = exchange.caller or exchange.site.keyring.identify(exchange.request.headers)
         exchange.key = caller.name
         return caller
 
@@ -426,7 +429,7 @@ def _head(exchange: Exchange, content_type: str) -> str:
     """The lines that every answer's head has."""
     return (
         f"Content-Type: {content_type}\r\nServer: {SERVER}\r\n"
-        f"X-Request-Id: {exchange.request_id}\r\n"
+        f"X-Request-Id: {exchange.request_id}\r\n{exchange.limits}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gateway.health import Readiness
 from gateway.keys import Keyring
+from gateway.quotas import Counting
 from gateway.route import Route
 from gateway.sections import BoundsConfig, ServerConfig
 from gateway.services import Services
@@ -29,6 +30,8 @@ class Site:
     health: Readiness
     services: Services
     close: Callable[[], Awaitable[None]]
+    #: Where it is counted what keys ask for; ``None``: no key has a limit.
+    limiting: Counting | None = None
     #: How many requests use it: each counts itself in when it begins, and calls ``leave``.
     users: int = 0
     _unused: asyncio.Event | None = None

@@ -17,8 +17,8 @@ class Script:
 
     __slots__ = ("sha", "text")
 
-    def __init__(self, body: str) -> None:
-        self.text = (PRELUDE + body).encode()
+    def __init__(self, body: str, prelude: str = PRELUDE) -> None:
+        self.text = (prelude + body).encode()
         self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 

@@ -29,6 +29,8 @@ from redis.exceptions import (
 from gateway.errors import Code, StoreFailed
 from gateway.executions.redis_scripts import Script
 
+#: What failures call the Redis of most.
+EXECUTIONS: Final = "the store of executions"
 #: Seconds for a connection to be made, and for the answers to one writing; longer by what it takes
 #: to send it at the slowest.
 CONNECT_S: Final = 2.0
@@ -69,12 +71,23 @@ class Wire:
     Args:
         url: ``redis://HOST:PORT/NUMBER``, or ``rediss://`` with TLS.
         prefix: the first argument of every script.
+        what: what failures call that Redis.
+        answer_s: seconds for the answers to one writing, a connection included.
     """
 
     def __init__(
-        self, url: str, *, username: str | None, password: str | None, prefix: str
+        self,
+        url: str,
+        *,
+        username: str | None,
+        password: str | None,
+        prefix: str,
+        what: str = EXECUTIONS,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._prefix = prefix
+        self._what = what
+        self._answer_s = answer_s
         self._pool = ConnectionPool.from_url(
             url,
             username=username,
@@ -118,7 +131,7 @@ class Wire:
     def _asked(self, words: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
-            answer.set_exception(translated(ConnectionError("closed")))
+            answer.set_exception(translated(ConnectionError("closed"), what=self._what))
             return answer
         self._ask(_Call(words, script, answer))
         return answer
@@ -137,7 +150,7 @@ class Wire:
             while self._waiting:
                 calls, size = self._together()
                 try:
-                    async with asyncio.timeout(ANSWER_S + size / _BYTES_PER_S):
+                    async with asyncio.timeout(self._answer_s + size / _BYTES_PER_S):
                         await self._exchange(calls)
                 except BaseException as error:
                     self._fail(calls, error)
@@ -192,7 +205,7 @@ class Wire:
     def _failed(self, call: _Call, error: BaseException) -> None:
         if not call.answer.done():
             unsure = call.sent and not isinstance(error, ResponseError)
-            call.answer.set_exception(translated(error, unsure=unsure))
+            call.answer.set_exception(translated(error, unsure=unsure, what=self._what))
             call.answer.exception()  # nobody may be waiting any more, which is no fault
 
     def _fail(self, calls: list[_Call], error: BaseException) -> None:
@@ -222,22 +235,24 @@ def _little_by_little(packed: list[bytes]) -> Iterator[list[bytes]]:
     yield some
 
 
-def translated(error: BaseException, *, unsure: bool = False) -> StoreFailed:
+def translated(
+    error: BaseException, *, unsure: bool = False, what: str = EXECUTIONS
+) -> StoreFailed:
     """A failure as callers are told of it, whom it does not concern where the server is."""
     text = str(error)
     code, retry_after_s = Code.STORE_UNAVAILABLE, None
     if isinstance(error, OutOfMemoryError) or "OOM command" in text or "MISCONF" in text:
-        what, code = "can take no more", Code.STORE_FULL
+        fault, code = "can take no more", Code.STORE_FULL
     elif isinstance(error, AuthenticationError):
-        what = "does not accept the username or password"
+        fault = "does not accept the username or password"
     elif isinstance(error, NoPermissionError) or "NOPERM" in text:
-        what = "does not permit its user what is needed"
+        fault = "does not permit its user what is needed"
     elif isinstance(error, ResponseError) and not _is_passing(error):
-        what = "does not do what it is asked; the log of its server may say why"
+        fault = "does not do what it is asked; the log of its server may say why"
     else:
-        what, retry_after_s = "cannot be reached", 1
+        fault, retry_after_s = "cannot be reached", 1
     failed = (Unsure if unsure else StoreFailed)(
-        f"the store of executions {what}", code=code, retry_after_s=retry_after_s
+        f"{what} {fault}", code=code, retry_after_s=retry_after_s
     )
     failed.__cause__ = error
     return failed
