@@ -372,8 +372,9 @@ class ExecutionCalls:
         key = self._key(exchange, target)
         request = exchange.request
         # A browser that attaches again has both: what its page asked for first, and what it has.
-        last = request.headers.get("Last-Event-ID") or request.query.get("lastEventId")
-        after = event_id(last) if last else BEGINNING
+        given = (request.headers.get("Last-Event-ID"), request.query.get("lastEventId"))
+        last = next(iter([event_id(each) for each in given if each]), None)
+        after = last or BEGINNING
         if request.method == "HEAD":
             async with aclosing(await self._executions.attach(key, after)) as batches:
                 await anext(batches)

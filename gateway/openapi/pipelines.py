@@ -175,7 +175,7 @@ def _execute(*, keeps: bool) -> Json:
 def schemas(*, keeps: bool) -> dict[str, Json]:
     """The schemas of this module's bodies. ``keeps``: whether there are executions."""
     body = _execute(keeps=keeps)
-    needed = {"type": "object", "required": ["transform"]}
+    needed = record({"transform": text(minLength=1)}, "transform")
     with_transform = {"allOf": [ref("ExecuteBody"), needed]}
     return _GRAPH | _RESULTS | {"ExecuteBody": body, "TransformBody": with_transform}
 
