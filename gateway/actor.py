@@ -8,6 +8,7 @@ Does not know: the other actors of its layer, how layers follow each other, who 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
@@ -32,6 +33,7 @@ from gateway.model import (
 from gateway.policies import Candidate, take
 from gateway.route import Actor, Route, Target
 from gateway.services import Services
+from gateway.tracing import Span, actor_span
 from gateway.upstreams.base import Call
 
 
@@ -41,7 +43,7 @@ class Part(Struct, frozen=True):
     ``request`` is the run's, after its route's transform; ``layers`` the finished layers as a JSON
     list. ``frames``: the caller can be sent an upstream's own frames, and ``texts``, that the JSON
     texts of its events will do. ``messages``: a message is wanted also where the upstream gives an
-    observation.
+    observation. ``trace``: the span that it is a part of.
     """
 
     route: Route
@@ -55,6 +57,7 @@ class Part(Struct, frozen=True):
     texts: bool
     messages: bool
     deadlines: Deadlines
+    trace: Span | None = None
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
@@ -84,7 +87,11 @@ class ActorRun:
         self.observed: bytes | None = None
         self._part = part
         asked = None if part.route.plain else _Asked(actor, part).request
-        self._attempts = [_Attempt(actor, target, part, asked) for target in actor.targets]
+        #: Where the run is traced.
+        self._span = _span(part, actor.name)
+        self._attempts = [
+            _Attempt(actor, target, part, asked, self._span) for target in actor.targets
+        ]
         self._taken = self._attempts[0]
 
     def events(self) -> AsyncGenerator[Event]:
@@ -93,16 +100,34 @@ class ActorRun:
         In a plain route, the events of an upstream that has layers of its own are passed on as they
         are. Otherwise they are ``Delta`` pieces of this one actor, the last one ``finished``.
         """
-        return self._taken.events(Fate()) if len(self._attempts) == 1 else self._of_several()
+        events = self._taken.events(Fate()) if len(self._attempts) == 1 else self._of_several()
+        return events if self._span is None else self._traced(events)
+
+    async def _traced(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Its part of a trace is over, because of the error that is being handled, if one is."""
+        if self._span is not None:
+            self._span.attributes["gateway.upstream.name"] = self._taken.target.guard.name
+            self._span.end_with(sys.exception())
 
     async def ask(self) -> None:
         """Run it where it has one upstream, whose answer is not streamed: no event has to be passed
         on. Raises GatewayError."""
-        await self._taken.ask(Fate())
+        try:
+            await self._taken.ask(Fate())
+        finally:
+            self.close()
 
     async def asked(self) -> tuple[Guard, Call, Deadlines]:
         """What to ask whom, within which limits, where it has one upstream, which pushes the events
-        of its own layers. Raises GatewayError."""
+        of its own layers; whoever asks it calls ``close`` afterwards. Raises GatewayError."""
         return await self._taken.asked()
 
     def note(self, event: Event) -> None:
@@ -202,6 +227,7 @@ class _Attempt:
         target: Target,
         part: Part,
         asked: Callable[[], Awaitable[Request]] | None,
+        trace: Span | None,
     ) -> None:
         self.target = target
         self.relays = part.route.plain and target.guard.upstream.layered
@@ -212,6 +238,7 @@ class _Attempt:
         self._actor = actor
         self._part = part
         self._asked = asked
+        self._trace = trace
         self._text_bytes = 0
 
     async def events(self, fate: Fate) -> AsyncGenerator[Event]:
@@ -304,6 +331,7 @@ class _Attempt:
             inputs=target.inputs,
             output=target.output,
             bindings=part.mapper.bindings,
+            trace=self._trace,
         )
 
     def _flat(self, flattened: Flattened, event: Event) -> Event:
@@ -336,6 +364,12 @@ class _Attempt:
 
 #: The upstream lives, but there is nothing to send on.
 _ALIVE: Final = Frames(b"", 0)
+
+
+def _span(part: Part, actor: str) -> Span | None:
+    if part.trace is None:
+        return None
+    return actor_span(part.trace, part.route.name, actor, part.layer_id)
 
 
 def failure_of(responses: Iterable[ActorResponse], upstream: str) -> UpstreamFailed | None:

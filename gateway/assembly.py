@@ -21,6 +21,7 @@ import aiohttp
 
 from gateway.compiled import Make, assemble_transforms, compile_config
 from gateway.config import Config, default_mapping
+from gateway.edge_sections import ClientTlsConfig, TracingConfig
 from gateway.errors import ConfigError, GatewayError
 from gateway.guard import Guard
 from gateway.health import Health, Readiness, keep_asking
@@ -34,6 +35,7 @@ from gateway.sandbox import Sandbox
 from gateway.sections import BoundsConfig, TritonUpstreamConfig, UpstreamConfig
 from gateway.services import Services
 from gateway.site import Site
+from gateway.tracing import Tracing
 from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.cambrion import CambrionUpstream
@@ -86,6 +88,7 @@ class Assembly:
         self._sandboxes = Kept[Sandbox](Sandbox.close)
         self._tallies = Kept[Tally](_let_go)
         self._counts = Kept[Any](self._close_counts)  # RedisCounts, of an extra
+        self._exporters = Kept[Any](_close)  # Exporter, of an extra
         #: In how many sites each pipeline is, and each key.
         self._named: Counter[str] = Counter()
         self._keyed: Counter[str] = Counter()
@@ -104,6 +107,7 @@ class Assembly:
             # They are let go of here, or when the site is closed: by the thread that made them.
             for transform in transforms.values():
                 stack.callback(transform.release)
+            tracing = await self._tracing(config, stack)
             attended = {
                 name: await _lease(
                     stack,
@@ -147,6 +151,7 @@ class Assembly:
                     ),
                 ),
                 close=stack.pop_all().aclose,
+                tracing=tracing,
                 limiting=limiting,
             )
 
@@ -221,6 +226,28 @@ class Assembly:
         except* GatewayError as errors:
             raise errors.exceptions[0] from None
         return clients.result(), own.result()
+
+    async def _tracing(self, config: Config, stack: AsyncExitStack) -> Tracing | None:
+        """What is traced; ``None``: nothing is."""
+        section = config.tracing
+        if section is None:
+            return None
+        secrets = {name: value.get_secret_value() for name, value in section.headers.items()}
+        same = section.model_dump(exclude={"headers", "sample_ratio"})
+        key = (*same.values(), *sorted(secrets.items()))
+        exporter = await _lease(stack, self._exporters, key, partial(self._export, section))
+        return Tracing(section.sample_ratio, exporter.put)
+
+    async def _export(self, section: TracingConfig) -> Any:
+        try:
+            from gateway.tracing_export import Exporter  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise ConfigError([f"tracing: needs the extra 'otel' ({error})"]) from error
+        exporter = Exporter(
+            section, session=self._session, metrics=self._metrics, clock=self._clock
+        )
+        exporter.start()
+        return exporter
 
     def _measured(
         self, pipeline: str, config: Config, transforms: dict[str, Transform], large: Sandbox
@@ -321,6 +348,10 @@ async def _new_tally() -> Tally:
 
 async def _let_go(tally: Tally) -> None:
     """Nothing of it is open."""
+
+
+async def _close(exporter: Any) -> None:
+    await exporter.close()
 
 
 async def _start(settings: dict[str, Any]) -> Sandbox:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from time import time
 from typing import Final, Protocol
 
 from gateway.admission import Admission, Refused
@@ -21,6 +22,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event, Frames, LayerFinished, RawEvent, is_content
 from gateway.tallies import Count, Level
+from gateway.tracing import Span
 from gateway.upstreams.base import Source, Upstream
 
 #: The turn of an attempt that has told how it went.
@@ -96,6 +98,20 @@ class Measures:
             self._up = self._metrics.upstream_up.labels(*self._labels)
         self._up.value = good
 
+    def mark_first(self, span: Span, first_event_s: float) -> None:
+        """The first event of an attempt that is traced came."""
+        span.note("first event")
+        span.attributes["gateway.first_event_s"] = round(first_event_s, 6)
+        self.first_event.mark(first_event_s, span.trace_id, span.span_id, time())
+
+    def mark(
+        self, span: Span, outcome: Outcome, error: BaseException | None, duration_s: float
+    ) -> None:
+        """An attempt that is traced ended."""
+        self.duration.mark(duration_s, span.trace_id, span.span_id, time())
+        span.told(outcome, error.code if isinstance(error, GatewayError) else None)
+        span.end()
+
 
 class Attempt:
     """One attempt of a call: its limits, and what it says of the upstream.
@@ -104,7 +120,7 @@ class Attempt:
     ``with`` block.
     """
 
-    __slots__ = ("_began", "_fate", "_guard", "_told_at", "_turn", "mute", "watch")
+    __slots__ = ("_began", "_fate", "_guard", "_told_at", "_turn", "mute", "span", "watch")
 
     def __init__(
         self, guard: Attended, turn: Turn, deadlines: Deadlines, first_by: float, fate: Fate
@@ -115,6 +131,8 @@ class Attempt:
         self._began = guard.clock()
         #: When it was last told of the upstream that it answers well.
         self._told_at = float("-inf")
+        #: Where it is traced: set before it begins.
+        self.span: Span | None = None
         #: No content has come yet.
         self.mute = True
         self.watch = Watch(guard.name, deadlines, guard.clock, guard.alarms, first_by)
@@ -130,6 +148,8 @@ class Attempt:
         if self.watch.silent and not (isinstance(event, Frames) and event.count == 0):
             self.watch.silent = False
             guard.measures.first_event.observe(now - self._began)
+            if self.span is not None:
+                guard.measures.mark_first(self.span, now - self._began)
             probe = self._turn.probe
             self._turn = guard.breaker.answered(self._turn, now)
             if probe:
@@ -193,6 +213,8 @@ class Attempt:
         measures = guard.measures
         measures.ended(outcome)
         measures.duration.observe(now - self._began)
+        if self.span is not None:
+            measures.mark(self.span, outcome, error, now - self._began)
         measures.running.value -= 1
         guard.admission.leave()
 

@@ -7,7 +7,7 @@ Does not know: when an expression is evaluated, or over what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final, Generic, Protocol, TypeVar
@@ -24,6 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 #: What the extra ``triton`` installs, by the names it is imported under.
 _TRITON_MODULES: Final = ("tritonclient", "grpc", "google.protobuf", "numpy", "hpack")
+_TRACING_MODULE: Final = "opentelemetry.proto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,31 @@ def compile_config(config: Config) -> dict[str, Transform]:
         ConfigError: every expression that does not compile, each a line
             ``file:line:column: pipelines.x.transform.event: what is wrong``.
     """
+    compiled, problems = _compile(config.expressions(), config.transforms)
+    if problems:
+        # An engine's errors hold frames, this one too, until a garbage collection on whichever
+        # thread that runs. What this thread compiled, it lets go of here.
+        compiled.clear()
+        raise ConfigError(problems)
+    return compiled
+
+
+def expression_problems(
+    expressions: Iterable[tuple[str, Expression]], section: TransformsConfig
+) -> list[str]:
+    """What ``compile_config`` would say of these expressions, each given with its key."""
+    return _compile(expressions, section)[1]
+
+
+def _compile(
+    expressions: Iterable[tuple[str, Expression]], section: TransformsConfig
+) -> tuple[dict[str, Transform], list[str]]:
     defaults = {name: default_mapping(name) for name in MappingsConfig.model_fields}
-    bounds, engine = bounds_of(config.transforms), config.transforms.engine
+    bounds, engine = bounds_of(section), section.engine
     compiled: dict[str, Transform] = {}
     failed: dict[str, TransformFailed] = {}
     problems = []
-    for path, expression in (*defaults.items(), *config.expressions()):
+    for path, expression in (*defaults.items(), *expressions):
         text = expression.text
         if text not in compiled and text not in failed:
             try:
@@ -96,12 +116,7 @@ def compile_config(config: Config) -> dict[str, Transform]:
         if text in failed:
             where = expression.locate(failed[text].offset)
             problems.append(f"{where}: {path}: {failed[text].message}")
-    if problems:
-        # An engine's errors hold frames, this one too, until a garbage collection on whichever
-        # thread that runs. What this thread compiled, it lets go of here.
-        compiled.clear()
-        raise ConfigError(problems)
-    return compiled
+    return compiled, problems
 
 
 class Make(Protocol[T_co]):
@@ -157,14 +172,22 @@ def assemble_transforms(section: PipelineConfig, make: Make[T]) -> CompiledPipel
 
 
 def installation_problems(
-    config: Config, triton_modules: Sequence[str] = _TRITON_MODULES
+    config: Config,
+    triton_modules: Sequence[str] = _TRITON_MODULES,
+    tracing_module: str = _TRACING_MODULE,
 ) -> list[str]:
     """What ``config`` needs and this installation does not have, a line each."""
     kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
+    problems = []
+    if config.tracing is not None and not _installed(tracing_module):
+        problems.append(
+            f"tracing: needs {tracing_module}; install the extra with: "
+            "pip install 'pipeline-gateway[otel]'"
+        )
     missing = [module for module in triton_modules if not _installed(module)]
     if not missing:
-        return []
-    return [
+        return problems
+    return problems + [
         f"upstreams.{name}: kind triton needs {', '.join(missing)}; install the extra with: "
         "pip install 'pipeline-gateway[triton]'"
         for name, kind in kinds.items()

@@ -11,6 +11,7 @@ Does not know: how the call is kept steady (``guard``), streams, views, what fai
 
 from __future__ import annotations
 
+import sys
 import uuid
 from typing import cast
 
@@ -20,10 +21,13 @@ from gateway.mapping import cambrion_fields
 from gateway.model import ObservationReady, Request, Result
 from gateway.route import Route
 from gateway.services import Services
+from gateway.tracing import Span, actor_span
 from gateway.upstreams.base import Call
 
 
-async def execute(route: Route, request: Request, services: Services, waited: Waited) -> Result:
+async def execute(
+    route: Route, request: Request, services: Services, waited: Waited, trace: Span | None = None
+) -> Result:
     """What ``Run.call`` comes to for a ``route`` that is ``direct``, in ``Mode.EXECUTE``. Raises
     GatewayError."""
     target = route.layers[0].actors[0].targets[0]
@@ -34,11 +38,15 @@ async def execute(route: Route, request: Request, services: Services, waited: Wa
         actor=route.name,
         connect_s=route.config.timeouts.connect_s,
         body=cambrion_fields(request),
+        trace=None if trace is None else actor_span(trace, route.name, route.name, "0"),
     )
     try:
         limits = route.limits(began, stream=False, execute=True)
         event = await target.guard.call(call, limits, Fate())
     finally:
         waited.upstream_s += services.clock() - began
+        if call.trace is not None:
+            call.trace.attributes["gateway.upstream.name"] = target.guard.name
+            call.trace.end_with(sys.exception())
     ready = cast("ObservationReady", event)  # upstreams of this kind say nothing else
     return Result(ready.execution_id or str(uuid.uuid4()), observation=ready.observation)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import time
 from typing import Final
 
 from msgspec import Struct
 
-from gateway import logs
+from gateway import logs, tracing_request
 from gateway.errors import Code, GatewayError, Outcome
 from gateway.fanout import Waited
 from gateway.keys import Caller
@@ -21,6 +22,7 @@ from gateway.outlet import Outlet
 from gateway.protocol import Incoming
 from gateway.quotas import Taken
 from gateway.site import Site
+from gateway.tracing import Span
 
 #: Rejections whose messages speak of upstreams.
 _OF_UPSTREAMS: Final = (Code.OVERLOADED, Code.UPSTREAM_REJECTED)
@@ -46,6 +48,8 @@ class _Line(Struct, omit_defaults=True):
     actors_failed: dict[str, Code] | None = None
     code: str | None = None
     error: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +76,10 @@ class Exchange:
     first_event_s: float | None = None
     actors_failed: Mapping[str, Code] = field(default_factory=dict)
     waited: Waited = field(default_factory=Waited)
+    #: Its span, where it is traced; and the headers of the trace that go on to upstreams, where
+    #: traces are configured.
+    trace: Span | None = None
+    carried: Mapping[str, str] = field(default_factory=dict)
     #: Who is calling, where that had to be known before anything else.
     caller: Caller | None = None
     #: What it has of the caller's limits, and the lines of the answer's head that tell of those.
@@ -138,7 +146,30 @@ class Exchange:
                 line.error = self.message
         elif self.outlet.dropped is not None:
             line.error = self.outlet.dropped
+        if self.trace is not None:
+            series.mark((duration_s, overhead_s, self.first_event_s), self.trace, time())
+            line.trace_id, line.span_id = self.trace.trace_id, self.trace.span_id
+            self._end_trace(self.trace)
         logs.request(line)
+
+    def _end_trace(self, trace: Span) -> None:
+        tracing_request.end(
+            trace,
+            self.request,
+            outcome=self.outcome,
+            code=self.code,
+            status=self.status,
+            told={
+                "gateway.request_id": self.request_id,
+                "gateway.dialect": self.dialect.value,
+                "gateway.mode": self.mode.value,
+                "gateway.pipeline": None if self.pipeline == UNNAMED else self.pipeline,
+                "gateway.events": self.events if self.first_event_s is not None else None,
+                "gateway.first_event_s": self.first_event_s,
+                "http.request.body.size": self.request_bytes,
+                "http.response.body.size": self.response_bytes,
+            },
+        )
 
     def _sent_bytes(self) -> int:
         """How long the body was as it was sent, where it was read; chunks that were compressed

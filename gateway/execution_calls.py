@@ -37,7 +37,7 @@ from gateway.executions.records import (
 from gateway.executions.service import Executions
 from gateway.heads import accepts_json, flag
 from gateway.keys import Caller
-from gateway.metrics import Mode
+from gateway.metrics import UNNAMED, Mode
 from gateway.model import Request
 from gateway.observation import with_execution_id
 from gateway.outlet import Written
@@ -45,6 +45,7 @@ from gateway.pipeline import Run
 from gateway.reading import Reading
 from gateway.route import Route
 from gateway.routing import Target
+from gateway.tracing import evaluation
 
 _EVENT_STREAM: Final = "text/event-stream"
 #: So much of a log is written at once.
@@ -312,7 +313,7 @@ class ExecutionCalls:
     async def _observation_json(self, exchange: Exchange, target: Target) -> Written:
         observation = await self._observation(self._key(exchange, target))
         mapping = exchange.site.services.observation_to_json
-        view = await mapping.run(observation, self._bindings(exchange))
+        view = await mapping.run(observation, self._bindings(exchange), exchange.trace)
         return await self._send(exchange, b"{}" if view is None else view)
 
     async def _transform(self, exchange: Exchange, target: Target) -> Written:
@@ -326,7 +327,8 @@ class ExecutionCalls:
             raise RequestRejected("the request body is empty; expected a JSONata expression")
         observation = await self._observation(key)
         sandbox = exchange.site.services.sandbox
-        view = await sandbox.evaluate(expression, observation, self._bindings(exchange))
+        with evaluation(exchange.trace, UNNAMED, "client"):
+            view = await sandbox.evaluate(expression, observation, self._bindings(exchange))
         content_type = "application/json" if accepts_json(exchange.request) else "text/plain"
         return await self._send(exchange, b"null" if view is None else view, content_type)
 

@@ -18,9 +18,9 @@ from typing import Final, TypeAlias
 
 from prometheus_client.utils import floatToGoString
 
-from gateway.gathered import Family, Labels, Series, Values
+from gateway.gathered import Exemplar, Exemplars, Family, Labels, Series, Values
 from gateway.metrics import Metrics
-from gateway.sampling import families, series
+from gateway.sampling import exemplars, families, series
 
 #: Takes an ``Accept`` header, gives the text and its content type.
 Exposition: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -32,6 +32,7 @@ _CONTENT_TYPES: Final = {
     _OPEN: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
 _LE: Final = "le"
+_NO_EXEMPLARS: Final[Exemplars] = {}
 
 _number = lru_cache(4096)(floatToGoString)
 
@@ -41,18 +42,23 @@ def exposition_of(metrics: Metrics) -> Exposition:
 
     async def expose(accept: str) -> tuple[bytes, str]:
         # Many pipelines make many lines: written in a thread, so that streams go on meanwhile.
-        return await asyncio.to_thread(written, families(metrics), series(metrics), accept)
+        now = (families(metrics), series(metrics), accept, exemplars(metrics))
+        return await asyncio.to_thread(written, *now)
 
     return expose
 
 
-def written(families: Iterable[Family], total: Series, accept: str) -> tuple[bytes, str]:
-    """``total`` as text in the form that ``accept`` asks for, and its content type."""
+def written(
+    families: Iterable[Family], total: Series, accept: str, exemplars: Exemplars = _NO_EXEMPLARS
+) -> tuple[bytes, str]:
+    """``total`` as text in the form that ``accept`` asks for, and its content type. ``exemplars``
+    have no place in the classic one."""
     form = _form(accept)
     lines: list[str] = []
     for family in families:
+        marked = exemplars.get(family.name, {}) if form == _OPEN else {}
         lines += _head(family, form)
-        lines += _samples(family, total.get(family.name, {}))
+        lines += _samples(family, total.get(family.name, {}), marked)
     if form == _OPEN:
         lines.append("# EOF\n")
     return "".join(lines).encode(), _CONTENT_TYPES[form]
@@ -78,7 +84,9 @@ def _head(family: Family, form: str) -> Iterator[str]:
     yield f"# TYPE {name} {family.kind}\n"
 
 
-def _samples(family: Family, series: dict[Labels, Values]) -> Iterator[str]:
+def _samples(
+    family: Family, series: dict[Labels, Values], marked: dict[Labels, dict[int, Exemplar]]
+) -> Iterator[str]:
     """The lines of a family. Its labels are written in the order of their names."""
     name = family.name
     order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
@@ -96,9 +104,17 @@ def _samples(family: Family, series: dict[Labels, Values]) -> Iterator[str]:
         start = "".join([pairs[place] + "," for place in before])
         end = "".join(["," + pairs[place] for place in after])
         reached = [_number(float(each)) for each in accumulate(values[:-1])]
-        for bound, count in zip(family.bounds, reached, strict=True):
-            yield f'{name}_bucket{{{start}{_LE}="{bound}"{end}}} {count}\n'
+        ends = ["\n"] * len(reached)
+        for place, exemplar in marked.get(labels, {}).items():
+            ends[place] = _exemplar(*exemplar)
+        for bound, count, last in zip(family.bounds, reached, ends, strict=True):
+            yield f'{name}_bucket{{{start}{_LE}="{bound}"{end}}} {count}{last}'
         yield f"{name}_count{own} {reached[-1]}\n{name}_sum{own} {_number(values[-1])}\n"
+
+
+def _exemplar(value: float, trace_id: str, span_id: str, when: float) -> str:
+    ids = f'span_id="{span_id}",trace_id="{trace_id}"'
+    return f" # {{{ids}}} {_number(value)} {when}\n"
 
 
 def _escaped(value: str) -> str:

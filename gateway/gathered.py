@@ -21,6 +21,10 @@ import msgspec
 Labels: TypeAlias = tuple[str, ...]
 Values: TypeAlias = tuple[float, ...]
 Series: TypeAlias = dict[str, dict[Labels, Values]]
+#: One observation and the span that it was made in: its value, the IDs of trace and span, when
+#: (Unix seconds). The newest of each bucket of a histogram is kept, by the bucket's place.
+Exemplar: TypeAlias = tuple[float, str, str, float]
+Exemplars: TypeAlias = dict[str, dict[Labels, dict[int, Exemplar]]]
 
 #: Gauges for which a sum over processes says nothing: one that sees trouble is enough.
 _WORST: Final[dict[str, Callable[[Iterable[float]], float]]] = {
@@ -51,6 +55,7 @@ class Change(msgspec.Struct, array_like=True):
 
     values: Series
     gone: dict[str, list[Labels]]
+    exemplars: Exemplars = {}
 
     def __bool__(self) -> bool:
         return bool(self.values or self.gone)
@@ -77,6 +82,7 @@ class Ledger:
         self._families = {family.name: family for family in families}
         self._living: dict[int, Series] = {}
         self._ended: Series = {}
+        self._exemplars: Exemplars = {}
         self._pipelines: Set[str] = frozenset()
         self._keys: Set[str] = frozenset()
         self._upstreams: Set[Labels] = frozenset()
@@ -109,6 +115,11 @@ class Ledger:
                     # The others may count for this name a while longer, and their sum must not
                     # go back before it is gone as a whole.
                     self._add(self._families[name], labels, old)
+        for name, told in change.exemplars.items():
+            for labels, exemplars in told.items():
+                held = self._exemplars.setdefault(name, {}).setdefault(labels, {})
+                for place, exemplar in exemplars.items():
+                    held[place] = max(held.get(place, exemplar), exemplar, key=_when)
         if change.gone:
             self._forget()
 
@@ -139,6 +150,14 @@ class Ledger:
             found[name] = total
         return found
 
+    def exemplars(self) -> Exemplars:
+        """The newest of all, of what there is a ``total`` of; those of processes that have ended,
+        too."""
+        return {
+            name: {labels: dict(held) for labels, held in series.items()}
+            for name, series in self._exemplars.items()
+        }
+
     def _add(self, family: Family, labels: Labels, values: Values) -> None:
         if family.kind != "gauge":
             _sum_up(self._ended.setdefault(family.name, {}), {labels: values})
@@ -158,6 +177,15 @@ class Ledger:
             for series, labels, key in list(self._named(self._ended, names)):
                 if key in unknown:
                     del series[labels]
+        self._forget_exemplars()
+
+    def _forget_exemplars(self) -> None:
+        """Drop those of series that there are no more."""
+        for name, held in self._exemplars.items():
+            every = [self._ended, *self._living.values()]
+            there: set[Labels] = set().union(*(series.get(name, {}) for series in every))
+            for labels in held.keys() - there:
+                del held[labels]
 
     def _named(
         self, counts: Series, names: tuple[str, ...]
@@ -177,6 +205,10 @@ def _began_anew(family: Family, old: Values, new: Values) -> bool:
     return family.kind != "gauge" and any(
         after < before for before, after in zip(old[:counts], new[:counts], strict=True)
     )
+
+
+def _when(exemplar: Exemplar) -> float:
+    return exemplar[3]
 
 
 def _sum_up(total: dict[Labels, Values], series: Mapping[Labels, Values]) -> None:

@@ -100,7 +100,8 @@ class Gathering:
         total.update((name, own.get(name, {})) for name in self._supervised)
         memory = self._own.memory.name
         total[memory] |= own.get(memory, {})
-        text, content_type = await asyncio.to_thread(written, self._families, total, scraped.accept)
+        counted = (self._families, total, scraped.accept, self._ledger.exemplars())
+        text, content_type = await asyncio.to_thread(written, *counted)
         asker.send(Written(scraped.number, text, content_type))
 
     async def _ask(self, workers: Iterable[Worker]) -> None:

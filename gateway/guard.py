@@ -32,6 +32,7 @@ from gateway.latency import Latency
 from gateway.metrics import Metrics
 from gateway.model import Event
 from gateway.sections import UpstreamConfig
+from gateway.tracing_attempt import AttemptSpans, carried
 from gateway.upstreams.base import Call, Pushing, Upstream
 
 __all__ = ["Deadlines", "Fate", "Guard"]
@@ -83,6 +84,7 @@ class Guard:
         self._shunned_until = float("-inf")
         self._left_alone = False
         self.measures = Measures(metrics, upstream)
+        self.traces = AttemptSpans(upstream, section.url)
 
     async def stream(self, call: Call, deadlines: Deadlines, fate: Fate) -> AsyncGenerator[Event]:
         """The upstream's events under the deadlines. Closing this closes the work upstream.
@@ -106,9 +108,10 @@ class Guard:
                     turn = await self._admitted(deadlines, by, failure)
                 attempt = Attempt(self, turn, deadlines, by, fate)
                 by = attempt.watch.first_by
+                asked = call if call.trace is None else self._traced(call, attempt, budget)
                 try:
                     with attempt:
-                        stream = cast("AsyncGenerator[Event]", self.upstream.stream(call))
+                        stream = cast("AsyncGenerator[Event]", self.upstream.stream(asked))
                         async with aclosing(stream), aclosing(attempt.events(stream)) as events:
                             async for event in events:
                                 yield event
@@ -125,7 +128,10 @@ class Guard:
 
     def call(self, call: Call, deadlines: Deadlines, fate: Fate) -> Awaitable[Event]:
         """As ``stream``, for a call that is not streamed: its one event."""
-        return self._attempts(lambda _: self.upstream.call(call), deadlines, fate)
+        return self._attempts(self._call, call, deadlines, fate)
+
+    def _call(self, call: Call, _: Attempt) -> Awaitable[Event]:
+        return self.upstream.call(call)
 
     def relay(
         self, upstream: Pushing, call: Call, deadlines: Deadlines, receiver: Receiver
@@ -134,13 +140,18 @@ class Guard:
         is the guard's own. While the receiver holds its source back, no limit counts."""
         # Open streams wait here by the thousand, so each coroutine that only awaits another counts.
         return self._attempts(
-            lambda attempt: upstream.relay(call, Watched(attempt, self.clock, receiver)),
+            lambda call, attempt: upstream.relay(call, Watched(attempt, self.clock, receiver)),
+            call,
             deadlines,
             Fate(),
         )
 
     async def _attempts(
-        self, once: Callable[[Attempt], Awaitable[E]], deadlines: Deadlines, fate: Fate
+        self,
+        once: Callable[[Call, Attempt], Awaitable[E]],
+        call: Call,
+        deadlines: Deadlines,
+        fate: Fate,
     ) -> E:
         """``once``, and once more where that is safe, as ``stream`` has it. Gives the event that it
         gives, if it does."""
@@ -155,11 +166,12 @@ class Guard:
                 attempt = Attempt(self, turn, deadlines, by, fate)
                 watch = attempt.watch
                 by = watch.first_by
+                asked = call if call.trace is None else self._traced(call, attempt, budget)
                 try:
                     with attempt:
                         watch.begin()
                         try:
-                            event = await once(attempt)
+                            event = await once(asked, attempt)
                             if event is not None:
                                 attempt.heard(event)
                             return event
@@ -178,6 +190,11 @@ class Guard:
         finally:
             budget.end()
             failure = None  # its traceback holds this frame
+
+    def _traced(self, call: Call, attempt: Attempt, budget: CallBudget) -> Call:
+        """``call`` as ``attempt`` makes it, which is a span of its own."""
+        attempt.span = self.traces.attempt(call, budget.retries)
+        return carried(call, attempt.span)
 
     async def ask(self, answer: Awaitable[T], limit_s: float) -> T:
         """A question to the upstream that is not a run: bounded, and noted for its health.

@@ -6,8 +6,10 @@ Does not know: in which order a run applies them, upstreams, who is calling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -28,24 +30,35 @@ from gateway.model import (
 from gateway.plainjson import plain_json
 from gateway.results import apply_changes, event_items
 from gateway.route import Actor, Route
+from gateway.tracing import Evaluations, Span
 
 #: Fields of the upstreams' request bodies that no mapping makes.
 _ADDED_FIELDS: Final = frozenset(
     ("media", "transient", "idempotent", "tryImageConversion", "trySimpleText", "file")
 )
 _NO_FIELDS: Final[Mapping[str, Any]] = {}
+_Evaluate: TypeAlias = Callable[[str, Mapping[str, Any] | None], str | None]
 
 
 class Mapper:
-    """The expressions of ``route`` for one request; ``bindings`` are the variables they see."""
+    """The expressions of ``route`` for one request; ``bindings`` are the variables they see, and
+    ``trace`` the span that they are parts of, where the request is traced."""
 
-    __slots__ = ("_metrics", "_route", "_transforms", "bindings", "seen")
+    __slots__ = ("_evaluations", "_metrics", "_route", "_transforms", "bindings", "seen", "trace")
 
-    def __init__(self, route: Route, bindings: Mapping[str, Any], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        route: Route,
+        bindings: Mapping[str, Any],
+        metrics: Metrics,
+        trace: Span | None = None,
+    ) -> None:
         self._route = route
         self._transforms = route.transforms
         self._metrics = metrics
         self.bindings = bindings
+        self.trace = trace
+        self._evaluations: Evaluations | None = None
         #: The last text of an event that ``event_texts`` was given.
         self.seen = b""
 
@@ -73,7 +86,7 @@ class Mapper:
     async def _changed(
         self, request: Request, transform: Measured, stage: str, view: bytes
     ) -> Request:
-        changed = await transform.run(view, self.bindings)
+        changed = await transform.run(view, self.bindings, self.trace)
         if changed is None:
             return request
         try:
@@ -85,7 +98,7 @@ class Mapper:
         """What keeps requests together under policy ``weighted``, as JSON text."""
         if actor.sticky is None:
             return None
-        value = await actor.sticky.run(layered_view(request, layers), self.bindings)
+        value = await actor.sticky.run(layered_view(request, layers), self.bindings, self.trace)
         return None if value is None else value.decode()
 
     def usual_body(self, kind: str, request: Request) -> Mapping[str, Any] | None:
@@ -109,7 +122,7 @@ class Mapper:
         else:
             return _NO_FIELDS
         try:
-            mapped = await mapping.run(_view(request), self.bindings)
+            mapped = await mapping.run(_view(request), self.bindings, self.trace)
         except TransformFailed as error:
             if error.reason != "output":
                 raise
@@ -141,7 +154,10 @@ class Mapper:
         if transform is None:
             made += texts
             return
-        evaluate, bindings = transform.evaluate, self.bindings
+        evaluate: _Evaluate = transform.evaluate
+        bindings = self.bindings
+        if self.trace is not None:
+            evaluate = self._traced(transform, self.trace)
         for text in texts:
             self.seen = text
             result = evaluate(text.decode(), bindings)
@@ -155,13 +171,23 @@ class Mapper:
             except ValueError as error:
                 raise self.bad_result("event", str(error)) from error
 
+    def _traced(self, transform: Measured, trace: Span) -> _Evaluate:
+        if self._evaluations is None:
+            self._evaluations = Evaluations(transform.span(trace), monotonic)
+        return partial(self._evaluations.evaluate, transform.evaluate)
+
+    def done(self) -> None:
+        """There are no more events."""
+        if self._evaluations is not None:
+            self._evaluations.end()
+
     async def observation(self, responses: tuple[ActorResponse, ...], execution_id: str) -> bytes:
         """What actors said, as an observation of the execution of that ID."""
         if self._route.config.mappings.responses_to_observation is None:
             return usual_observation(responses, execution_id)
         given = {"executionId": execution_id, "responses": responses_value(responses)}
         mapping = self._transforms.responses_to_observation
-        mapped = await mapping.run(msgspec.json.encode(given), self.bindings)
+        mapped = await mapping.run(msgspec.json.encode(given), self.bindings, self.trace)
         if mapped is None or not mapped.startswith(b"{"):
             raise self.bad_result("responses_to_observation", "it must be an object")
         return mapped
@@ -171,7 +197,7 @@ class Mapper:
         transform = self._transforms.observation
         if transform is None:
             return observation
-        result = await transform.run(observation, self.bindings)
+        result = await transform.run(observation, self.bindings, self.trace)
         return b"null" if result is None else result
 
     async def json(self, observation: bytes) -> bytes:
@@ -180,7 +206,8 @@ class Mapper:
             plain = plain_json(observation)
             if plain is not None:
                 return plain
-        result = await self._transforms.observation_to_json.run(observation, self.bindings)
+        mapping = self._transforms.observation_to_json
+        result = await mapping.run(observation, self.bindings, self.trace)
         return b"{}" if result is None else result
 
     async def message(self, observation: bytes, *, final: bool) -> str:
@@ -194,7 +221,7 @@ class Mapper:
             return said
         given = {"observation": Raw(observation), "json": Raw(view)}
         result = await self._transforms.observation_to_message.run(
-            msgspec.json.encode(given), self.bindings
+            msgspec.json.encode(given), self.bindings, self.trace
         )
         return "" if result is None else _text_of(result)
 

@@ -13,6 +13,7 @@ from typing import Any
 from gateway.errors import TransformFailed
 from gateway.metrics import Metrics
 from gateway.sandbox import Sandbox
+from gateway.tracing import Span, transform_span
 from gateway.transform import Transform
 
 
@@ -25,6 +26,7 @@ class Measured:
     """
 
     __slots__ = (
+        "_actor",
         "_clock",
         "_duration",
         "_errors",
@@ -56,6 +58,7 @@ class Measured:
         self._large_over = large_over
         self._pipeline = pipeline
         self._stage = stage
+        self._actor = actor
         self._where = f"pipeline {pipeline}, {stage} transform"
         if actor:
             self._where += f" of actor {actor}"
@@ -82,14 +85,19 @@ class Measured:
         """See ``Transform.release``."""
         self._inner.release()
 
-    async def run(self, text: bytes, bindings: Mapping[str, Any]) -> bytes | None:
+    async def run(
+        self, text: bytes, bindings: Mapping[str, Any], trace: Span | None = None
+    ) -> bytes | None:
         """As ``evaluate``, from UTF-8 to UTF-8, but over a large input in a process of its own: the
-        loop goes on.
+        loop goes on. ``trace``: what it is a part of, where that is traced.
 
         Raises:
             TransformFailed: as ``evaluate`` does.
             Overloaded: too many wait for such a process.
         """
+        if trace is not None:
+            with self.span(trace):
+                return await self.run(text, bindings)
         if len(text) < self._large_over:
             result = self.evaluate(text.decode(), bindings)
             return None if result is None else result.encode()
@@ -100,6 +108,10 @@ class Measured:
             raise self.failed(error) from error
         finally:
             self._duration.observe(self._clock() - began)
+
+    def span(self, trace: Span) -> Span:
+        """The span of an evaluation that begins now."""
+        return transform_span(trace, self._pipeline, self._stage, self._actor)
 
     def failed(self, error: TransformFailed) -> TransformFailed:
         """``error`` counted, and worded for whoever has to mend the expression."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from enum import StrEnum
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -72,6 +72,13 @@ class HookOutcome(StrEnum):
     REFUSED = "refused"
 
 
+class Ids(Protocol):
+    """What a span is known by, in hexadecimal digits."""
+
+    trace_id: str
+    span_id: str
+
+
 class CallSeries:
     """The series of the requests of one pipeline, dialect and mode, looked up once."""
 
@@ -114,6 +121,14 @@ class CallSeries:
         if self._first_event is None:
             self._first_event = self._metrics.first_event.labels(*self._labels)
         self._first_event.observe(first_event_s)
+
+    def mark(self, seconds: tuple[float, float, float | None], span: Ids, now: float) -> None:
+        """Note in which span those were that have been counted: duration, overhead and first event,
+        where there was one. ``now``: Unix seconds."""
+        spreads = (*self._spreads[:2], self._first_event)
+        for spread, value in zip(spreads, seconds, strict=True):
+            if spread is not None and value is not None:
+                spread.mark(value, span.trace_id, span.span_id, now)
 
 
 class Metrics:
@@ -344,6 +359,13 @@ class Metrics:
     def _of_processes(self) -> None:
         self.workers = Gauge(
             "gateway_workers", "Processes that serve now.", (), registry=self.registry
+        )
+        self.trace_spans = Counter(
+            "gateway_trace_spans_total",
+            "Spans that were sent to the collector, could not be (failed), or were more than may "
+            "wait for that (dropped).",
+            ("result",),
+            registry=self.registry,
         )
         self.worker_restarts = Counter(
             "gateway_worker_restarts_total",

@@ -42,6 +42,7 @@ from gateway.observation import append, with_execution_id
 from gateway.route import Layer, Route
 from gateway.services import Services
 from gateway.sse import Decoder
+from gateway.tracing import Span, evaluation
 from gateway.upstreams.base import Call
 
 _EXECUTE_MODES: Final = (Mode.EXECUTE, Mode.EXECUTE_JSON, Mode.EXECUTE_TRANSFORM)
@@ -56,6 +57,8 @@ class Run:
     mode: Mode
     services: Services
     waited: Waited = field(default_factory=Waited)
+    #: The span that it is a part of, where it is traced.
+    trace: Span | None = None
     #: Whether each event is wanted by itself, also such as could be passed on unread.
     apart: bool = False
     #: Which actors of a pipeline of layers have failed, and with which code.
@@ -84,7 +87,7 @@ class Run:
             "headers": dict(self.request.headers),
             "key": self.request.key,
         }
-        self.mapper = Mapper(self.route, bindings, self.services.metrics)
+        self.mapper = Mapper(self.route, bindings, self.services.metrics, self.trace)
         self._deadlines = self.route.limits(
             self.services.clock(),
             stream=self.request.stream,
@@ -112,6 +115,8 @@ class Run:
             if sent:
                 yield self.failed(error)
             raise
+        finally:
+            self.mapper.done()
         failure = self.reported_failure()
         if failure is not None:
             if not self.told:  # the route's transform dropped the event that told of it
@@ -126,6 +131,11 @@ class Run:
         """
         actor = await self._only(dialect)
         return await actor.asked()
+
+    def over(self) -> None:
+        """What ``asked`` told of has ended."""
+        for actor in self._actors:
+            actor.close()
 
     def take(self, event: Event, dialect: Dialect) -> Sequence[Event]:
         """What is to be sent for an event that was pushed. (Frames are sent as they are; ``frames``
@@ -213,7 +223,8 @@ class Run:
             return Result(execution_id, observation=transformed)
         if self.mode is Mode.EXECUTE_JSON:
             return Result(execution_id, view=await self.mapper.json(observation))
-        return Result(execution_id, view=await self._own_view(observation))
+        with evaluation(self.trace, self.route.name, "client"):
+            return Result(execution_id, view=await self._own_view(observation))
 
     async def _ask(self, dialect: Dialect) -> ActorRun:
         """Run the one actor of a route, on its one upstream, for the whole of its answer."""
@@ -290,6 +301,7 @@ class Run:
             texts=passed_on and route.pushing is not None,
             messages=stream or dialect is Dialect.PUPAU or not last,
             deadlines=self._deadlines,
+            trace=self.trace,
         )
 
     async def _layer(self, layer: Layer, number: int, dialect: Dialect) -> AsyncGenerator[Event]:

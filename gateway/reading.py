@@ -21,6 +21,7 @@ from gateway.heads import connection_headers
 from gateway.keys import Caller
 from gateway.model import Request
 from gateway.routing import Target
+from gateway.tracing import untraced
 
 # A body from this size on is parsed in a thread: decoding its base64 takes milliseconds.
 _LARGE_BODY_BYTES: Final = 256 * 1024
@@ -97,12 +98,18 @@ class Reading:
 
     def _origin(self, exchange: Exchange, target: Target, caller: Caller, stream: bool) -> Origin:
         forwarded = exchange.site.server.forward_headers
+        headers = _forwarded(exchange.request.headers, forwarded) if forwarded else _NO_HEADERS
+        traced = exchange.carried
+        if exchange.site.tracing is None:
+            traced = untraced(exchange.request.headers)
+        if traced:
+            headers = {**headers, **traced}
         return Origin(  # in the order of its fields, which msgspec takes much faster than by name
             target.pipeline,
             exchange.request_id,
             stream,
             exchange.site.bounds.media_max,
-            _forwarded(exchange.request.headers, forwarded) if forwarded else _NO_HEADERS,
+            headers,
             caller.name,
             self.keeps,
         )

@@ -79,6 +79,7 @@ class Relay:
                 guard, call, deadlines = await run.asked(self._dialect)
                 await guard.relay(upstream, call, deadlines, self)
             finally:
+                run.over()
                 run.frames = self._frames
                 self._go_on()
                 others_s = waited.client_s - others_s + self._busy_s
@@ -90,6 +91,8 @@ class Relay:
             if stream.told:
                 await stream.send(render(run.failed(error)))
             raise
+        finally:
+            run.mapper.done()
         failure = run.reported_failure()
         if failure is not None:
             if not run.told:  # the route's transform dropped the event that told of it

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final
 
-from gateway.gathered import Change, Family, Labels, Series, Values, change
+from gateway.gathered import Change, Exemplars, Family, Labels, Series, Values, change
 from gateway.metrics import Metrics
 from gateway.tallies import Counter, Gauge, Histogram, Spread
 
@@ -50,6 +50,19 @@ def series(metrics: object) -> Series:
     return found
 
 
+def exemplars(metrics: object) -> Exemplars:
+    """The exemplars of ``metrics`` as they are now."""
+    found: Exemplars = {}
+    for family in vars(metrics).values():
+        if isinstance(family, Histogram):
+            marked = {
+                labels: dict(one.exemplars) for labels, one in family.items() if one.exemplars
+            }
+            if marked:
+                found[family.name] = marked
+    return found
+
+
 def _numbers(metrics: object) -> Iterator[tuple[str, Labels, Values]]:
     for family in vars(metrics).values():
         if isinstance(family, Counter | Gauge | Histogram):
@@ -66,6 +79,7 @@ class Counts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._told: Series = {}
+        self._marked: Exemplars = {}
         self._one_at_a_time = asyncio.Lock()
         #: What the last telling took of this thread's time, seconds.
         self.took_s = 0.0
@@ -83,5 +97,17 @@ class Counts:
                     began = perf_counter()
             told, self._told = self._told, found
             new = change(told, found)
+            new.exemplars = self._new_exemplars()
             self.took_s = took_s + perf_counter() - began
             return new
+
+    def _new_exemplars(self) -> Exemplars:
+        """Those that were not told yet. There are some only where requests are traced."""
+        marked, self._marked = self._marked, exemplars(self._metrics)
+        new: Exemplars = {}
+        for name, series in self._marked.items():
+            told = marked.get(name, {})
+            for labels, held in series.items():
+                if held != (old := told.get(labels, {})):
+                    new.setdefault(name, {})[labels] = dict(held.items() - old.items())
+        return new

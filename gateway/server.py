@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway import direct, logs
+from gateway import direct, logs, tracing_request
 from gateway.alarms import Alarms
 from gateway.answering import JSON, Action
 from gateway.dialects import cambrion, pupau
@@ -113,6 +113,8 @@ class Gateway:
         )
         site.users += 1
         self._running.add(exchange)
+        if site.tracing is not None:
+            exchange.trace, exchange.carried = tracing_request.begin(site.tracing, request)
         try:
             try:
                 if self._stopped:
@@ -234,13 +236,15 @@ class Gateway:
             return await self._kept.execute(exchange, route, caller, request)
         if route.direct and exchange.mode is Mode.EXECUTE:
             services = exchange.site.services
-            result = await direct.execute(route, request, services, exchange.waited)
+            parts = (route, request, services, exchange.waited, exchange.trace)
+            result = await direct.execute(*parts)
             return await self.send(exchange, 200, cambrion.render_result(result, view=False))
         return await self.run(exchange, self.new_run(exchange, route, request))
 
     def new_run(self, exchange: Exchange, route: Route, request: Request) -> Run:
         """See ``Answering``."""
-        run = Run(route, request, exchange.mode, exchange.site.services, exchange.waited)
+        parts = (route, request, exchange.mode, exchange.site.services, exchange.waited)
+        run = Run(*parts, exchange.trace)
         exchange.actors_failed = run.actors_failed
         return run
 

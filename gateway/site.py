@@ -17,6 +17,7 @@ from gateway.quotas import Counting
 from gateway.route import Route
 from gateway.sections import BoundsConfig, ServerConfig
 from gateway.services import Services
+from gateway.tracing import Tracing
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +31,8 @@ class Site:
     health: Readiness
     services: Services
     close: Callable[[], Awaitable[None]]
+    #: What is traced; ``None``: nothing is.
+    tracing: Tracing | None = None
     #: Where it is counted what keys ask for; ``None``: no key has a limit.
     limiting: Counting | None = None
     #: How many requests use it: each counts itself in when it begins, and calls ``leave``.

@@ -24,7 +24,10 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as _Exemplar
 from prometheus_client.utils import floatToGoString
+
+from gateway.gathered import Exemplar
 
 _INFINITE: Final = "+Inf"
 
@@ -64,19 +67,31 @@ class Level:
 
 
 class Spread:
-    """One series of a histogram: how many observations lie in each bucket, and their sum."""
+    """One series of a histogram: how many observations lie in each bucket, and their sum.
 
-    __slots__ = ("bounds", "counts", "sum")
+    ``exemplars``: the newest traced observation in each bucket, by the bucket's place; ``None``
+    where none was.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, value: float) -> None:
         """Count one observation: in the first bucket whose bound is not less than ``value``."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def mark(self, value: float, trace_id: str, span_id: str, now: float) -> None:
+        """Note in which span an observation was made that has been counted. ``now``: Unix
+        seconds."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, value)] = (value, trace_id, span_id, now)
 
 
 def observe(spreads: Sequence[Spread], values: Sequence[float]) -> None:
@@ -191,10 +206,16 @@ class Histogram(_Family[Spread]):
         family = self._metric()
         for values, series in self.items():
             total = 0
-            buckets: list[tuple[str, float]] = []
-            for name, count in zip(self.bound_names, list(series.counts), strict=True):
-                total += count
-                buckets.append((name, total))
+            buckets: list[tuple[str, float] | tuple[str, float, _Exemplar]] = []
+            marked = dict(series.exemplars or {})
+            for place, name in enumerate(self.bound_names):
+                total += series.counts[place]
+                if (held := marked.get(place)) is None:
+                    buckets.append((name, total))
+                    continue
+                value, trace_id, span_id, when = held
+                ids = {"trace_id": trace_id, "span_id": span_id}
+                buckets.append((name, total, _Exemplar(ids, value, when)))
             family.add_metric(values, buckets, series.sum)
         return [family]
 

@@ -33,6 +33,7 @@ from gateway.model import Media, Request
 from gateway.pipeline import Run
 from gateway.sections import ExecutionsConfig
 from gateway.site import Site
+from gateway.tracing import of_run
 
 #: How long one question for work may stay open, and how long a store that failed is left alone.
 _CLAIM_S: Final = 5.0
@@ -319,6 +320,13 @@ class Runner:
             await insist(telling, claim.key),
         )
 
+    async def _perform(self, run: Run, log: EventLog) -> None:
+        async with aclosing(run.stream(Dialect.CAMBRION)) as events:
+            async for event in events:
+                log.add(event_json(event))
+                if log.full:
+                    await log.room()
+
     async def _work(self, claim: Claim, log: EventLog) -> Found:
         """Run the pipeline, with every event into the log. Raises GatewayError."""
         asked = orders.read(claim.payload, claim.media)
@@ -329,13 +337,13 @@ class Runner:
             route = site.routes.get(request.pipeline)
             if route is None:
                 raise RequestRejected(f'there is no pipeline "{request.pipeline}" any more')
-            run = Run(route, request, Mode.EXECUTE_ASYNC, site.services)
-            async with aclosing(run.stream(Dialect.CAMBRION)) as events:
-                async for event in events:
-                    log.add(event_json(event))
-                    if log.full:
-                        await log.room()
-            return Found(await run.found(), ready or request.idempotent)
+            trace = None
+            if site.tracing is not None:
+                trace = site.tracing.begin_apart(request.headers, "run")
+            run = Run(route, request, Mode.EXECUTE_ASYNC, site.services, trace=trace)
+            with of_run(trace, route.name, claim.key.id, claim.attempt):
+                await self._perform(run, log)
+                return Found(await run.found(), ready or request.idempotent)
         finally:
             site.leave()
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from gateway.model import Event, Request
+from gateway.tracing import Span
 from gateway.transform import Transform
 
 
@@ -27,7 +28,7 @@ class Call(Struct, frozen=True):
     ``layers`` is the JSON list of the finished layers, which expressions see too; ``inputs`` and
     ``output`` are Triton's, an expression per input tensor and one over the output tensors.
     ``bindings`` are the variables that expressions see: ``pipeline``, ``requestId``, ``headers``,
-    ``key``.
+    ``key``. ``trace``: the span that the call is a part of, where it is traced.
     """
 
     request: Request
@@ -43,6 +44,7 @@ class Call(Struct, frozen=True):
     inputs: Mapping[str, Transform] = field(default_factory=dict)
     output: Transform | None = None
     bindings: Mapping[str, Any] = field(default_factory=dict)
+    trace: Span | None = None
 
 
 class Upstream(Protocol):
