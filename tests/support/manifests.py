@@ -83,6 +83,13 @@ def named(overlay: str, kind: str, name: str) -> Json:
     return found
 
 
+def configured(overlay: str) -> Json:
+    """gateway.yaml, as the ConfigMap has it."""
+    read = yaml.safe_load(named(overlay, "ConfigMap", "gateway-config")["data"]["gateway.yaml"])
+    assert isinstance(read, dict)
+    return read
+
+
 def workloads(overlay: str) -> list[Json]:
     """What makes pods."""
     return of_kind(overlay, "Deployment", "StatefulSet")
