@@ -37,7 +37,7 @@ from gateway.tallies import Gauge
 
 #: How long a stream's lease lasts, and how long a question may take, seconds.
 LEASE_S: Final = 30.0
-_ANSWER_S: Final = 1.0
+ANSWER_S: Final = 1.0
 #: How often a Redis that is away is asked again, and what else is due is looked after, seconds.
 _LOOK_S: Final = 1.0
 #: How long bytes wait for another question that they could go with, seconds.
@@ -48,7 +48,7 @@ _PREFIX: Final = "pipeline-gateway:limits:"
 _REFUSED: Final = (None, Limit.MINUTE, Limit.STREAMS, Limit.DAY)
 
 _PRELUDE: Final = rf"""
-local P, call, STEP, STEPS, DAY = ARGV[1], redis.call, {STEP_MS}, {STEPS}, {DAY_S}
+local P, call, STEPS, DAY = ARGV[1], redis.call, {STEPS}, {DAY_S}
 local time = call('TIME')
 local now, ms = tonumber(time[1]), time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -62,14 +62,15 @@ end
 """
 
 #: name, most requests, most streams, most bytes (each -1: any), a stream's ID or '', its lease in
-#: ms, bytes that were moved. Which limit is reached, 0 for none; requests; the ms of the window;
-#: streams; bytes; the seconds of the day that are left.
+#: ms, bytes that were moved, ms of a step. Which limit is reached, 0 for none; requests; the ms
+#: that the oldest of them stays; streams; bytes; the seconds of the day that are left.
 TAKE: Final = Script(
     r"""
 local name, id = ARGV[2], ARGV[6]
 local requests, streams, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local b, c, s = P .. 'b:' .. name, P .. 'c:' .. name, P .. 's:' .. name
 local refused, used, wait, open, moved = 0, 0, 0, 0, 0
+local STEP = tonumber(ARGV[9])
 local step = math.floor(ms / STEP)
 
 local function leaves(at) return (at + STEPS + 1) * STEP - ms end
@@ -179,6 +180,8 @@ class RedisCounts:
         up: 1 while it answers.
         clock: monotonic seconds.
         lease_s: how long the streams of a process that was killed count.
+        step_ms: how long each of the steps is that the window of requests moves by.
+        answer_s: how long a question may take.
     """
 
     def __init__(
@@ -191,6 +194,8 @@ class RedisCounts:
         up: Gauge,
         clock: Callable[[], float],
         lease_s: float = LEASE_S,
+        step_ms: int = STEP_MS,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._wire = Wire(
             url,
@@ -198,12 +203,13 @@ class RedisCounts:
             password=password,
             prefix=_PREFIX,
             what="the store of limits",
-            answer_s=_ANSWER_S,
+            answer_s=answer_s,
         )
         self._refuses = when_away == "refuse"
         self._up = up
         self._clock = clock
         self._lease_s = lease_s
+        self._step_ms = step_ms
         self._ids = map((uuid.uuid4().hex + "-{}").format, count())
         #: The streams that are open, and the names of their keys.
         self._open: dict[str, str] = {}
@@ -240,6 +246,7 @@ class RedisCounts:
             stream_id,
             round(self._lease_s * 1000),
             moved,
+            self._step_ms,
         )
         try:
             # A stream that is given up meanwhile may be counted all the same.
