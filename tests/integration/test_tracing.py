@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from gateway.tracing_context import Context, parsed
+from tests.integration import test_triton_grpc_faults as triton
 from tests.support.client import read_events
 from tests.support.collector import Collector, Traced, collector, halted, refusing
 from tests.support.remote import Peer, Remote, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import EVENTS, OBSERVATION, pupau_script
+from tests.support.serving import serving
 from tests.support.timing import patience, until
 
 SYNC = "/v1/pipelines/{}/executeSync"
@@ -373,10 +377,8 @@ async def test_a_collector_that_is_away_for_a_moment_gets_the_spans_all_the_same
 
 
 async def test_a_trace_that_is_asked_for_from_outside_reaches_a_triton_over_grpc() -> None:
-    from tests.integration.test_triton_grpc_faults import Servicer, serving  # noqa: PLC0415
-
-    servicer = Servicer()
-    async with collector() as got, serving(servicer) as url:
+    servicer = triton.Servicer()
+    async with collector() as got, triton.serving(servicer) as url:
         upstreams = f'gpu: {{kind: triton, url: "{url}"}}'
         async with traced(got, upstreams, "doc: {upstream: gpu, pipeline: m}") as traces:
             await traces.post("doc", headers={"traceparent": PARENT, "tracestate": "a=1"})
@@ -406,3 +408,68 @@ async def test_buckets_name_the_newest_trace_in_them_where_the_scraper_can_read_
     span_id = line.partition('span_id="')[2][:16]
     value = float(line.rpartition("} ")[2].split()[0])
     assert abs(roots[span_id].seconds - value) < 0.05
+
+
+PROCESS = """\
+server: {{port: 0, workers: {workers}, watch: false, drain_s: 5, pre_stop_s: 0}}
+transforms: {{client: {{processes: 1}}}}
+upstreams: {{far: {{kind: cambrion, url: "{far}/v1"}}}}
+pipelines: {{doc: {{upstream: far}}}}
+"""
+
+
+async def called(base: str, **given: str) -> None:
+    """On a connection of its own, so that any worker may get it."""
+    async with client(base) as session:
+        path = SYNC.format("doc")
+        async with session.post(path, json={"text": "x"}, headers=given) as response:
+            assert response.status == 200
+
+
+async def test_traces_begin_and_end_with_a_reload(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    async with collector() as got, remote(answering) as far:
+        off = PROCESS.format(workers=1, far=far.url)
+        on = f'{off}tracing: {{endpoint: "{got.endpoint}", headers: {{x-key: "k1"}}}}\n'
+        path.write_text(off)
+        async with serving(path) as process:
+            for times, (text, name) in enumerate([(on, "a"), (off, "b"), (on, "c")], start=1):
+                path.write_text(text)
+                process.tell(signal.SIGHUP)
+                await process.said("configuration loaded", times)
+                await called(process.base, **{"X-Request-Id": name})
+            process.tell(signal.SIGTERM)
+            assert await process.ended() == 0
+    roots = got.roots()
+    assert [each.said["gateway.request_id"] for each in roots] == ["a", "c"]
+    assert {len(each.every()) for each in roots} == {3}
+    assert {seen.headers["x-key"] for seen in got.server.seen} == {"k1"}
+    lines = [line for line in process.log if line.get("request_id")]
+    assert [line.get("span_id") for line in lines] == [roots[0].span_id, None, roots[1].span_id]
+
+
+async def test_every_worker_sends_its_own_and_a_scrape_shows_traces_of_all(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    async with collector() as got, remote(answering) as far:
+        text = PROCESS.format(workers=2, far=far.url)
+        path.write_text(f'{text}tracing: {{endpoint: "{got.endpoint}"}}\n')
+        async with serving(path) as process:
+            async with patience():
+                while len({each.resource["service.instance.id"] for each in got.spans}) < 2:
+                    await asyncio.gather(*(called(process.base) for _ in range(8)))
+                    await asyncio.sleep(0.1)
+            accept = {"Accept": "application/openmetrics-text"}
+            async with (
+                client(process.base) as session,
+                session.get("/metrics", headers=accept) as response,
+            ):
+                lines = (await response.text()).splitlines()
+            process.tell(signal.SIGTERM)
+            assert await process.ended() == 0
+    roots = got.roots()
+    assert {len(each.every()) for each in roots} == {3}
+    assert len(roots) * 3 == len(got.spans)
+    marks = [line for line in lines if line.startswith("gateway_request_duration") and "#" in line]
+    ids = {line.partition('trace_id="')[2][:32] for line in marks}
+    assert ids
+    assert ids <= {each.trace_id for each in roots}

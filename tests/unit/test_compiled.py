@@ -158,3 +158,12 @@ def test_what_is_not_installed_is_named_for_each_upstream_that_needs_it(
         "upstreams.gpu: kind triton needs no_such.thing, nosuch; install the extra with: "
         "pip install 'pipeline-gateway[triton]'"
     ]
+
+
+def test_tracing_without_what_it_needs_is_told_where_it_is_configured(loaded: Loader) -> None:
+    traced = loaded("pipelines: {}\ntracing: {endpoint: 'http://127.0.0.1:4318/v1/traces'}\n")
+    assert installation_problems(traced) == []
+    assert installation_problems(traced, tracing_module="no_such.thing") == [
+        "tracing: needs no_such.thing; install the extra with: pip install 'pipeline-gateway[otel]'"
+    ]
+    assert installation_problems(loaded("pipelines: {}\n"), tracing_module="no_such.thing") == []

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from gateway.exposition import exposition_of, written
 from gateway.metrics import Metrics
-from gateway.sampling import families, series
+from gateway.sampling import exemplars, families, series
 from gateway.tallies import Counter, Gauge, Histogram
 
 OPEN = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -32,20 +32,24 @@ class Some:
 @given(
     st.dictionaries(st.tuples(NAMES, NAMES), NUMBERS, max_size=4),
     NUMBERS,
-    st.lists(st.tuples(NAMES, NAMES, NUMBERS), max_size=8),
+    st.lists(st.tuples(NAMES, NAMES, NUMBERS, st.booleans()), max_size=8),
 )
 def test_it_is_what_prometheus_client_writes(
     calls: dict[tuple[str, str], float],
     opened: float,
-    took: list[tuple[str, str, float]],
+    took: list[tuple[str, str, float, bool]],
 ) -> None:
     some = Some(CollectorRegistry())
     for labels, number in calls.items():
         some.calls.labels(*labels).inc(number)
     some.open.labels().set(opened)
-    for pipeline, dialect, seconds in took:
-        some.took.labels(pipeline, dialect).observe(seconds)
-    both = [written(families(some), series(some), accept)[0] for accept in ("", OPEN)]
+    for number, (pipeline, dialect, seconds, traced) in enumerate(took):
+        series_of = some.took.labels(pipeline, dialect)
+        series_of.observe(seconds)
+        if traced:
+            series_of.mark(seconds, f"{number:032x}", f"{number:016x}", 1.7e9 + number / 8)
+    now = (families(some), series(some))
+    both = [written(*now, accept, exemplars(some))[0] for accept in ("", OPEN)]
     assert both[0] == generate_latest(some.registry)
     assert both[1] == generate_open(some.registry)  # type: ignore[no-untyped-call]
 
@@ -84,3 +88,21 @@ def test_a_scraper_gets_the_first_format_it_names_that_there_is(
     accept: str, content_type: str
 ) -> None:
     assert written([], {}, accept)[1] == content_type
+
+
+def test_a_bucket_tells_of_the_newest_trace_in_it_in_the_one_format_that_has_that() -> None:
+    some = Some(CollectorRegistry())
+    spread = some.took.labels("p", "d")
+    for number, seconds in enumerate((0.05, 0.06, 1.0)):
+        spread.observe(seconds)
+        spread.mark(seconds, f"{number}t", f"{number}s", 1000.5 + number)
+    now = (families(some), series(some))
+    lines = written(*now, OPEN, exemplars(some))[0].decode().splitlines()
+    start = 'took_seconds_bucket{dialect="d",le='
+    assert [line.removeprefix(start) for line in lines if line.startswith(start)] == [
+        '"0.1",pipeline="p"} 2.0 # {span_id="1s",trace_id="1t"} 0.06 1001.5',
+        '"1.0",pipeline="p"} 3.0 # {span_id="2s",trace_id="2t"} 1.0 1002.5',
+        '"1e+07",pipeline="p"} 3.0',
+        '"+Inf",pipeline="p"} 3.0',
+    ]
+    assert b"trace_id" not in written(*now, "", exemplars(some))[0]

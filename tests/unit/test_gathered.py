@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from gateway.gathered import Change, Family, Labels, Ledger, Series, Values, change
+from gateway.gathered import Change, Exemplar, Family, Labels, Ledger, Series, Values, change
 from gateway.metrics import Metrics
 from gateway.sampling import families
 
@@ -215,3 +215,29 @@ def test_no_sum_goes_back_whatever_processes_do(actions: list[tuple[str, int]]) 
         assert total >= last
         assert total >= sum(heard.values())
         last = total
+
+
+def marked(**held: dict[int, Exemplar]) -> Change:
+    """A histogram's change, with the exemplars of its series."""
+    change = told(TOOK, **dict.fromkeys(held, (1.0, 0.0, 0.0, 0.5)))
+    change.exemplars = {TOOK.name: {(name,): each for name, each in held.items()}}
+    return change
+
+
+def test_of_the_traces_that_processes_tell_of_the_newest_of_each_bucket_is_kept() -> None:
+    book = ledger()
+    old, new, other = (0.5, "t1", "s1", 10.0), (0.6, "t2", "s2", 20.0), (5.0, "t3", "s3", 5.0)
+    book.update(1, marked(a={0: new}))
+    book.update(2, marked(a={0: old, 1: other}))
+    assert book.exemplars() == {TOOK.name: {("a",): {0: new, 1: other}}}
+    book.ended(1)
+    assert book.exemplars()[TOOK.name][("a",)][0] == new
+
+
+def test_traces_of_what_is_configured_no_more_are_forgotten() -> None:
+    book = ledger()
+    book.update(1, marked(a={0: (0.5, "t", "s", 1.0)}, b={0: (0.5, "t", "s", 1.0)}))
+    book.configured(["b"], [UPSTREAM])
+    assert book.exemplars()[TOOK.name].keys() == {("a",), ("b",)}  # a process still counts for it
+    book.update(1, Change({}, {TOOK.name: [("a",)]}))
+    assert book.exemplars()[TOOK.name].keys() == {("b",)}
