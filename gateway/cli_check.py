@@ -51,26 +51,48 @@ def require(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="PIPELINE", help="Draw the way of a request through this pipeline."),
+    ] = None,
+) -> None:
     """Check a configuration, every expression in it included, without starting anything."""
-    from gateway.compiled import compile_config  # noqa: PLC0415
+    path, checked = _checked(config)
+    if explain is not None:
+        _explain(explain, path, checked)
+        return
+    _show_routes(checked)
+    keys = "open to all" if checked.keys is None else _counted(len(checked.keys), "key")
+    upstreams = _counted(len(checked.upstreams), "upstream")
+    print(f"{path}: good: {_counted(len(checked.pipelines), 'pipeline')}, {upstreams}, {keys}")
 
-    path, loaded = load(config)
-    problems = []
-    try:
-        compile_config(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        require(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
+
+def _checked(path: Path | None) -> tuple[Path, Config]:
+    """The configuration, with which nothing is wrong, and its file. Raises ConfigError."""
+    from gateway.compiled import expression_problems, installation_problems  # noqa: PLC0415
+    from gateway.config import default_path, examine  # noqa: PLC0415
+
+    chosen = default_path() if path is None else path
+    found = examine(chosen, os.environ)
+    problems = [*found.problems, *expression_problems(found.expressions, found.transforms)]
+    if found.config is not None:
+        problems += installation_problems(found.config)
+    if problems or found.config is None:
         raise ConfigError(problems)
-    _show_routes(loaded)
-    keys = "open to all" if loaded.keys is None else _counted(len(loaded.keys), "key")
-    upstreams = _counted(len(loaded.upstreams), "upstream")
-    print(f"{path}: good: {_counted(len(loaded.pipelines), 'pipeline')}, {upstreams}, {keys}")
+    return chosen, found.config
+
+
+def _explain(name: str, path: Path, config: Config) -> None:
+    from gateway.drawing import drawn  # noqa: PLC0415
+    from gateway.explain import nearest  # noqa: PLC0415
+    from gateway.yamltext import quoted  # noqa: PLC0415
+
+    if name not in config.pipelines:
+        near = nearest(name, list(config.pipelines))
+        raise ConfigError([f"{path}: there is no pipeline {quoted(name)}{near}"])
+    print("\n".join(drawn(name, config)))
 
 
 def health(

@@ -95,7 +95,9 @@ def expression_problems(
     expressions: Iterable[tuple[str, Expression]], section: TransformsConfig
 ) -> list[str]:
     """What ``compile_config`` would say of these expressions, each given with its key."""
-    return _compile(expressions, section)[1]
+    compiled, problems = _compile(expressions, section)
+    compiled.clear()  # see above
+    return problems
 
 
 def _compile(

@@ -9,14 +9,18 @@ how a problem is worded (``explain``), how anything is run with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from gateway import crossrefs, explain, shape, yamltext
 from gateway.edge_sections import LimitsConfig, TracingConfig
 from gateway.errors import ConfigError
+from gateway.keyfile import or_file, with_keys
 from gateway.pipeline_sections import PipelineConfig
 from gateway.section import Section
 from gateway.sections import (
@@ -44,7 +48,9 @@ class Config(Section):
     )
     keys: tuple[KeyConfig, ...] | None = Field(
         default=None,
-        description="The clients' keys. Absent: the gateway is open to all.",
+        description="The clients' keys, or {file: keys.yaml}: a file that holds the list, relative "
+        "to the configuration's folder. Absent: the gateway is open to all.",
+        json_schema_extra=or_file,
     )
     limits: LimitsConfig = Field(
         default=LimitsConfig(), description="Where it is counted what keys have asked for."
@@ -74,21 +80,79 @@ def load(path: Path, environ: Mapping[str, str], *, files: Files | None = None) 
         ConfigError: everything that is wrong, each problem a line
             ``file:line:column: key: what is wrong``, in the order of the file.
     """
+    examined = examine(path, environ, files=files)
+    if examined.config is None:
+        raise ConfigError(examined.problems)
+    return examined.config
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A file and what is wrong with it.
+
+    ``config`` is there where nothing is. ``expressions`` are those that could be read all the same,
+    each with its key, and ``transforms`` the section that they are to be compiled by: the defaults
+    where that one is wrong itself."""
+
+    config: Config | None
+    problems: list[str]
+    expressions: tuple[tuple[str, Expression], ...]
+    transforms: TransformsConfig
+
+
+def examine(path: Path, environ: Mapping[str, str], *, files: Files | None = None) -> Examined:
+    """As ``load``, for whoever wants to know of what is right as well.
+
+    Raises ConfigError where the file is missing or no YAML."""
     files = {} if files is None else files
-    document = yamltext.read(path, files)
+    document, fault = with_keys(yamltext.read(path, files), path.parent, environ, files)
     problems = explain.Problems(document)
+    if fault is not None:
+        problems.spoil(*fault)
     keys = _keys()
     data = explain.plain(keys, environ, problems)
     config = None
+    source = Source(path.parent, files)
     try:
-        config = Config.model_validate(data, context=Source(path.parent, files))
+        config = Config.model_validate(data, context=source)
     except ValidationError as error:
         explain.explain(error, keys, problems)
     crossrefs.check(data, problems)
-    problems.raise_any()
-    if config is None:  # every validation error has become a problem above
-        raise ConfigError([f"{path}: cannot be used"])
-    return config
+    found = problems.lines()
+    if config is not None and not found:
+        return Examined(config, [], tuple(config.expressions()), config.transforms)
+    readable = tuple(_readable(data, keys, (), source))
+    # Every validation error has become a problem above.
+    return Examined(None, found or [f"{path}: cannot be used"], readable, _transforms(data))
+
+
+def _readable(
+    data: Any, within: shape.Shape, path: explain.KeyPath, source: Source
+) -> Iterator[tuple[str, Expression]]:
+    """The expressions of a file that is wrong elsewhere."""
+    match within, data:
+        case shape.Leaf(words=words), _ if words.literal:
+            with suppress(ValidationError):  # it is among the problems
+                yield explain.dotted(path), Expression.model_validate(data, context=source)
+        case shape.Keys(), dict():
+            known = within.variant(None)
+            for key, value in data.items():
+                yield from _readable(value, known[key][0], (*path, key), source)
+        case shape.Names(value=below), dict():
+            for key, value in data.items():
+                yield from _readable(value, below, (*path, key), source)
+        case shape.Sequence(item=item), list():
+            for n, value in enumerate(data):
+                yield from _readable(value, item, (*path, n), source)
+        case _:
+            pass  # it is among the problems, or holds no expression
+
+
+def _transforms(data: Any) -> TransformsConfig:
+    section = data.get("transforms") if isinstance(data, dict) else None
+    with suppress(ValidationError):
+        return TransformsConfig.model_validate(section or {})
+    return TransformsConfig()
 
 
 def default_path() -> Path:

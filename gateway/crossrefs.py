@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fnmatch import translate
 from typing import Any, Final
 
-from gateway.explain import KeyPath, Problems, did_you_mean, dotted
+from gateway.explain import KeyPath, Problems, dotted, nearest
 from gateway.yamltext import Items, Node, Scalar, Section, quoted
 
 #: What only an actor has; a pipeline without layers is one.
@@ -35,6 +35,7 @@ def check(data: Any, problems: Problems) -> None:
         _pipelines(pipelines, data.get("upstreams"), problems)
         _globs(data.get("keys"), list(pipelines), problems)
     _encryption(data.get("upstreams"), problems)
+    _limits(data, problems)
     _unique_keys(data.get("keys"), problems)
     _tenants(data.get("keys"), problems)
 
@@ -139,7 +140,7 @@ def _upstream(name: str, path: KeyPath, upstreams: dict[str, Any], problems: Pro
     if name not in upstreams:
         node = _node(problems.document.root, path)
         written = node.text if isinstance(node, Scalar) else ""
-        near = did_you_mean(name, list(upstreams)) if written == name else ""
+        near = nearest(name, list(upstreams)) if written == name else ""
         problems.add(node.start, path, f"there is no upstream {quoted(written)}{near}")
         return ""
     section = upstreams[name]
@@ -167,6 +168,22 @@ def _encryption(upstreams: Any, problems: Problems) -> None:
                 problems.add(_start(problems, path), path, words)
 
 
+def _limits(data: dict[str, Any], problems: Problems) -> None:
+    """Limits that each of several processes would count for itself."""
+    server, limits = data.get("server"), data.get("limits")
+    workers = server.get("workers", "1") if isinstance(server, dict) else "1"
+    if workers == "1" or (isinstance(limits, dict) and "store" in limits):
+        return
+    for n, limited in _each(data.get("keys"), "limits"):
+        if isinstance(limited, dict) and limited:
+            path: KeyPath = ("keys", n, "limits")
+            words = (
+                f"would be counted by each worker for itself (server.workers: {workers}); "
+                "give limits.store, a Redis that all share, or server.workers: 1"
+            )
+            problems.add(_start(problems, path), path, words)
+
+
 def _start(problems: Problems, path: KeyPath) -> int:
     """Where a section is named: its own key, or its beginning in a list."""
     if isinstance(path[-1], str):
@@ -190,7 +207,7 @@ def _globs(keys: Any, names: list[str], problems: Problems) -> None:
                 path = ("keys", n, "pipelines", i)
                 node = _node(problems.document.root, path)
                 written = node.text if isinstance(node, Scalar) else ""
-                near = did_you_mean(glob, names) if written == glob else ""
+                near = nearest(glob, names) if written == glob else ""
                 problems.add(node.start, path, f"{quoted(written)} opens no pipeline{near}")
 
 

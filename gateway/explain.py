@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from gateway.errors import ConfigError
 from gateway.shape import ANY, Keys, Leaf, Names, Sequence, Shape, Words, type_words
 from gateway.yamltext import Document, Items, Node, Scalar, Section, Written, quoted
 
@@ -26,6 +25,8 @@ _SHAPE_WORDS: Final[dict[type, str]] = {
     Keys: "a section (lines of key: value)",
     Sequence: "a list ([a, b], or a line with a dash for each)",
 }
+#: Names of the user's own that one message lists.
+_LISTED_MAX: Final = 12
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 
 
@@ -51,11 +52,9 @@ class Problems:
         self.add(offset, path, words)
         self._spoilt.add(offset)
 
-    def raise_any(self) -> None:
-        """Raise ConfigError if there is a problem."""
-        if self._found:
-            in_order = sorted(self._found.items(), key=lambda item: item[0][0])
-            raise ConfigError([line for _, line in in_order])
+    def lines(self) -> list[str]:
+        """Each problem, in the order of the file."""
+        return [line for _, line in sorted(self._found.items(), key=lambda item: item[0][0])]
 
 
 def dotted(path: KeyPath) -> str:
@@ -74,6 +73,12 @@ def did_you_mean(word: str, known: list[str], suffix: str = "") -> str:
     stems = [each.removesuffix(suffix) for each in known]
     near = get_close_matches(word.removesuffix(suffix), stems, n=1)
     return f"; did you mean {quoted(near[0] + suffix)}?" if near else ""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean "x"?``, and where no name is near: which names there are."""
+    listed = ", ".join(known[:_LISTED_MAX]) + (", …" if len(known) > _LISTED_MAX else "")
+    return did_you_mean(word, known) or (f"; there are: {listed}" if known else "; there are none")
 
 
 def plain(shape: Shape, environ: Mapping[str, str], problems: Problems) -> Any:

@@ -22,7 +22,14 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  
 
 def place_of(server: ServerConfig) -> str:
     """The URL under which the gateway of this configuration is asked from its own machine: that of
-    its admin port, if it has one."""
+    its admin port, if it has one.
+
+    Raises:
+        ConfigError: it would have to show a certificate there.
+    """
+    if server.admin is None and server.tls is not None and server.tls.client_ca is not None:
+        words = "server.tls.client_ca has every client show a certificate, and this one has none"
+        raise ConfigError([f"{words}: give the gateway a port to be watched on, server.admin"])
     listening = server.admin or server
     host = _EVERY_ADDRESS.get(listening.host, listening.host)
     scheme = "https" if server.tls is not None and server.admin is None else "http"

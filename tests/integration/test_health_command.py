@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from gateway import probing
+from gateway.errors import ConfigError
 from gateway.sections import ServerConfig
 from tests.support.commands import run
 from tests.support.remote import Peer, Seen, remote
@@ -112,6 +113,9 @@ def test_a_gateway_with_tls_is_asked_over_tls_unless_it_has_an_admin_port(tmp_pa
     assert probing.place_of(ServerConfig.model_validate(served)) == "https://127.0.0.1:8080"
     watched = {**served, "admin": {"port": 9090}}
     assert probing.place_of(ServerConfig.model_validate(watched)) == "http://127.0.0.1:9090"
+    closed = {**served, "tls": {**tls, "client_ca": str(tmp_path / "both.pem")}}
+    with pytest.raises(ConfigError, match=r"a port to be watched on, server\.admin"):
+        probing.place_of(ServerConfig.model_validate(closed))
 
 
 async def test_a_configuration_that_cannot_be_read_is_the_reason_given(tmp_path: Path) -> None:

@@ -445,8 +445,8 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         LEAST + f"keys:\n- name: a\n  sha256: {HASH}\n  pipelines: [chat, chta, 'inv*', '']\n"
         f"- {{name: b, sha256: {'a' * 64}, pipelines: []}}\n",
         ['9:21: keys[0].pipelines[1]: "chta" opens no pipeline; did you mean "chat"?',
-         '9:27: keys[0].pipelines[2]: "inv*" opens no pipeline',
-         '9:35: keys[0].pipelines[3]: "" opens no pipeline',
+         '9:27: keys[0].pipelines[2]: "inv*" opens no pipeline; there are: chat',
+         '9:35: keys[0].pipelines[3]: "" opens no pipeline; there are: chat',
          "10:98: keys[1].pipelines: opens no pipeline"],
     ),
     "an expression that YAML takes for a section": (
