@@ -24,10 +24,12 @@ import mmap
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gateway import logs
 from gateway.errors import ConfigError
+from gateway.sections import ServerConfig
 
 #: Connections that may wait to be accepted.
 BACKLOG: Final = 1024
@@ -43,8 +45,15 @@ _PAUSE_S: Final = 1.0
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-async def bound(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address that ``host`` stands for. Raises ConfigError."""
+def cannot_listen(host: str, port: int, error: OSError, key: str = "") -> ConfigError:
+    """The error where an address cannot be listened on; ``key``: where it is configured."""
+    where = f" ({key})" if key else ""
+    return ConfigError([f"cannot listen on {host}:{port}{where}: {error.strerror or error}"])
+
+
+async def bound(host: str, port: int, key: str = "") -> list[socket.socket]:
+    """Listening sockets for every address that ``host`` stands for; ``key``: where it is
+    configured. Raises ConfigError."""
     loop = asyncio.get_running_loop()
     try:
         server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
@@ -56,9 +65,47 @@ async def bound(host: str, port: int) -> list[socket.socket]:
             each.setblocking(False)
             each.listen(BACKLOG)
     except OSError as error:
-        address = f"{host}:{port}"
-        raise ConfigError([f"cannot listen on {address}: {error.strerror or error}"]) from error
+        raise cannot_listen(host, port, error, key) from error
     return sockets
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Listening sockets: for clients, and where there is such a port, for watching."""
+
+    clients: list[socket.socket]
+    admin: list[socket.socket]
+
+    @classmethod
+    async def of(cls, server: ServerConfig) -> Bound:
+        """All that ``server`` asks for. Raises ConfigError."""
+        made = cls(await bound(server.host, server.port), [])
+        if server.admin is not None:
+            try:
+                made.admin.extend(await bound(server.admin.host, server.admin.port, "server.admin"))
+            except BaseException:
+                made.close()
+                raise
+        return made
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients come to."""
+        host, port = self.clients[0].getsockname()[:2]
+        return host, port
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Where it is watched."""
+        if not self.admin:
+            return None
+        host, port = self.admin[0].getsockname()[:2]
+        return host, port
+
+    def close(self) -> None:
+        """Accept nothing more here."""
+        for each in (*self.clients, *self.admin):
+            each.close()
 
 
 class Shares:

@@ -46,8 +46,8 @@ class Member(Protocol):
 class Agreement:
     """``live`` is what workers start with."""
 
-    def __init__(self, config: bytes, its_hash: str) -> None:
-        self.live = Given(1, config, its_hash)
+    def __init__(self, config: bytes, its_hash: str, files: tuple[str, ...] = ()) -> None:
+        self.live = Given(1, config, its_hash, files)
         self._number = 1
         self._members: set[Member] = set()
         self._proposed: Given | None = None
@@ -89,10 +89,10 @@ class Agreement:
             worker.kill()
         self._news.set()
 
-    async def reach(self, config: bytes, its_hash: str) -> None:
+    async def reach(self, config: bytes, its_hash: str, files: tuple[str, ...] = ()) -> None:
         """Let ``config`` be live in all workers. Raises ConfigError where it is in none."""
         self._number += 1
-        proposed = self._proposed = Given(self._number, config, its_hash)
+        proposed = self._proposed = Given(self._number, config, its_hash, files)
         self._ready, self._taken, self._lost, self._problems = set(), set(), 0, []
         self._tell(proposed)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from gateway import logs, loops, memory
 from gateway.config import Config
@@ -33,26 +34,43 @@ async def running(
             address that cannot be listened on.
         GatewayError: a child process for expressions does not start.
     """
-    async with _listening(Loaded(config), lambda _: config, wall) as (_, _, address):
-        yield address
+    async with listening(Loaded(config), lambda _: config, wall) as there:
+        yield there.address
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A gateway that listens: host and port, and those of the port for watching where there is
+    one."""
+
+    serving: Serving
+    reloader: Reloader
+    address: tuple[str, int]
+    admin: tuple[str, int] | None
 
 
 @asynccontextmanager
-async def _listening(
+async def listening(
     loaded: Loaded, load: Load, wall: Callable[[], float] = time.time
-) -> AsyncIterator[tuple[Serving, Reloader, tuple[str, int]]]:
+) -> AsyncIterator[Listening]:
+    """As ``running``; it loads anew when asked, and as the configuration says."""
     metrics = new_metrics()
     introduce(metrics)
     metrics.workers.labels().set(1)
     metrics.worker_restarts.labels()
-    async with opened(loaded.config, loaded.hash, metrics, wall=wall) as serving:
+    config = loaded.config
+    async with opened(config, loaded.hash, metrics, files=loaded.paths, wall=wall) as serving:
         reloader = Reloader(loaded, load=load, apply=serving.apply, metrics=metrics)
         try:
-            server = loaded.config.server
+            server, admin = config.server, None
             address = await serving.listener.open(server.host, server.port)
+            if server.admin is not None:
+                admin = await serving.admin.open(
+                    server.admin.host, server.admin.port, "server.admin"
+                )
             reloader.start()
-            loaded.log_start(address, 1)
-            yield serving, reloader, address
+            loaded.log_start(address, 1, admin)
+            yield Listening(serving, reloader, address, admin)
         finally:
             await reloader.close()
 
@@ -70,8 +88,8 @@ async def _serve(loaded: Loaded, load: Load) -> int:
 
     @asynccontextmanager
     async def open() -> AsyncIterator[Serving]:
-        async with _listening(loaded, load) as (serving, reloader, _):
-            told.on_reload(reloader.ask)
-            yield serving
+        async with listening(loaded, load) as there:
+            told.on_reload(there.reloader.ask)
+            yield there.serving
 
     return await Life(open, told).run()

@@ -8,6 +8,7 @@ Does not know: sockets, signals, when one configuration takes the place of anoth
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
@@ -35,6 +36,7 @@ from gateway.sandbox import Sandbox
 from gateway.sections import BoundsConfig, TritonUpstreamConfig, UpstreamConfig
 from gateway.services import Services
 from gateway.site import Site
+from gateway.tls_contexts import client_context, upstream_context
 from gateway.tracing import Tracing
 from gateway.transform import Transform
 from gateway.upstreams.base import Upstream
@@ -86,6 +88,8 @@ class Assembly:
         self._random = Random()  # noqa: S311  it spreads load, it keeps no secret
         self._upstreams = Kept[_Attended](self._close_upstream)
         self._sandboxes = Kept[Sandbox](Sandbox.close)
+        #: Of the last section that asked for it: sessions of TLS can be resumed with the same only.
+        self._tls: tuple[ClientTlsConfig, ssl.SSLContext] | None = None
         self._tallies = Kept[Tally](_let_go)
         self._counts = Kept[Any](self._close_counts)  # RedisCounts, of an extra
         self._exporters = Kept[Any](_close)  # Exporter, of an extra
@@ -102,6 +106,7 @@ class Assembly:
             ConfigError: an expression that does not compile, or an extra that is not installed.
             GatewayError: a child process for expressions does not start.
         """
+        tls = self._tls_for(config.server.tls)
         async with AsyncExitStack() as stack:
             transforms = compile_config(config)
             # They are let go of here, or when the site is closed: by the thread that made them.
@@ -150,6 +155,8 @@ class Assembly:
                         default_mapping("observation_to_json"), "observation_to_json"
                     ),
                 ),
+                config=config,
+                tls=tls,
                 close=stack.pop_all().aclose,
                 tracing=tracing,
                 limiting=limiting,
@@ -170,9 +177,7 @@ class Assembly:
                 stack, self._counts, settings, partial(self._count_in_redis, *settings)
             )
             return shared
-        tallies = {
-            name: await _lease(stack, self._tallies, name, _new_tally) for name in limited
-        }
+        tallies = {name: await _lease(stack, self._tallies, name, _new_tally) for name in limited}
         return Here(tallies, clock=self._clock, wall=time)
 
     async def _count_in_redis(
@@ -204,6 +209,13 @@ class Assembly:
         for (name,) in gone:
             del self._keyed[name]
         self._metrics.limited.forget(("key",), gone)
+
+    def _tls_for(self, section: ClientTlsConfig | None) -> ssl.SSLContext | None:
+        if section is None:
+            return None
+        if self._tls is None or self._tls[0] != section:
+            self._tls = section, client_context(section)
+        return self._tls[1]
 
     async def _sandboxes_for(
         self, config: Config, stack: AsyncExitStack
@@ -320,6 +332,8 @@ def _upstream(
             session=session,
             answer_bytes_max=bounds.answer_bytes_max,
             event_bytes_max=bounds.event_bytes_max,
+            tls=upstream_context(name, section),
+            server_name=section.tls.server_name,
         )
     api = HttpApi(
         name=name,
@@ -327,6 +341,8 @@ def _upstream(
         key_header="X-API-Key" if section.kind == "cambrion" else "Api-Key",
         key=None if section.api_key is None else section.api_key.get_secret_value(),
         answer_bytes_max=bounds.answer_bytes_max,
+        tls=upstream_context(name, section),
+        server_name=section.tls.server_name,
     )
     if section.kind == "cambrion":
         return CambrionUpstream(api)

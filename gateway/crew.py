@@ -11,14 +11,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from gateway import logs
-from gateway.accepting import Shares
+from gateway.accepting import Bound, Shares
 from gateway.errors import GatewayError
 from gateway.link import FromWorker, Given, Link, Message, of_supervisor
 
@@ -54,7 +54,7 @@ class Worker:
         cls,
         ident: int,
         place: int,
-        sockets: Sequence[socket.socket],
+        sockets: Bound,
         shares: Shares,
         given: Given,
     ) -> Worker:
@@ -63,13 +63,16 @@ class Worker:
         Raises OSError."""
         own, its = socket.socketpair()
         with its:
-            inherited = [its.fileno(), shares.descriptor, *(each.fileno() for each in sockets)]
-            settings = {
+            settings: dict[str, Any] = {
                 "place": place,
-                "link": inherited[0],
-                "shares": inherited[1],
-                "sockets": inherited[2:],
+                "link": its.fileno(),
+                "shares": shares.descriptor,
+                "sockets": [each.fileno() for each in sockets.clients],
+                "admin": [each.fileno() for each in sockets.admin],
             }
+            inherited = (
+                settings["link"], settings["shares"], *settings["sockets"], *settings["admin"],
+            )  # fmt: skip
             try:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-c", _BOOT),

@@ -57,6 +57,7 @@ class Gathering:
                 own.config_hash,
                 own.config_last_load,
                 own.config_loads,
+                own.certificate_expiry,
                 own.build_info,
                 own.started,
                 own.workers,

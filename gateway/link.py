@@ -31,11 +31,13 @@ class Message(msgspec.Struct, tag=True, array_like=True):
 
 class Given(Message):
     """To a worker: a configuration, ``config`` as ``packed`` makes it; the first is what it starts
-    with, any further one it makes ready and answers with ``Prepared``. ``hash``: of its files."""
+    with, any further one it makes ready and answers with ``Prepared``. ``hash``, ``files``: of its
+    files, and their paths."""
 
     number: int
     config: bytes
     hash: str
+    files: tuple[str, ...] = ()
 
 
 class Take(Message):

@@ -31,11 +31,20 @@ class Loaded:
         """The first 12 hex digits of the SHA-256 over its files."""
         return fingerprint(self.files)[:12]
 
-    def log_start(self, address: tuple[str, int], workers: int) -> None:
-        """Say that so many processes serve it at ``address``."""
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of those files that were there, the configuration's own first."""
+        return tuple(str(path.absolute()) for path, digest in self.files.items() if digest)
+
+    def log_start(
+        self, address: tuple[str, int], workers: int, admin: tuple[str, int] | None = None
+    ) -> None:
+        """Say that so many processes serve it at ``address``, and are watched at ``admin``."""
         fields = {
             "host": address[0],
             "port": address[1],
+            "tls": self.config.server.tls is not None,
+            **({} if admin is None else {"admin_host": admin[0], "admin_port": admin[1]}),
             "workers": workers,
             "pipelines": len(self.config.pipelines),
             "upstreams": sorted(self.config.upstreams),

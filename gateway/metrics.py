@@ -273,6 +273,18 @@ class Metrics:
             "1 where the last attempt to load a configuration was a success, else 0.",
             (),
         )
+        self.certificate_expiry = gauge(
+            "gateway_certificate_expiry_timestamp_seconds",
+            "When a certificate ends that the gateway shows, Unix time: server: to clients; "
+            "upstreams.NAME: to that upstream.",
+            ("certificate",),
+        )
+        self.tls_failed = counter(
+            "gateway_tls_failed_total",
+            "Connections of clients on which TLS did not come about. refused: the client does not "
+            "accept the gateway's certificate.",
+            ("reason",),
+        )
         self.config_loads = counter(
             "gateway_config_loads_total", "Attempts to load a configuration.", ("result",)
         )

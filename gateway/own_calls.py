@@ -1,4 +1,5 @@
-"""The calls on the gateway itself: whether it lives and is ready, and what it has counted.
+"""The calls on the gateway itself: whether it lives and is ready, what it has counted, what it goes
+by.
 
 Owns: these handlers.
 Does not know: what is counted, which upstreams are asked how they are, who stops the gateway.
@@ -7,11 +8,15 @@ Does not know: what is counted, which upstreams are asked how they are, who stop
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import hdrs
 
+from gateway import __version__
 from gateway.answering import Action, Answering
+from gateway.config_view import shown
+from gateway.errors import Code, RequestRejected
 from gateway.exchange import Exchange
 from gateway.exposition import Exposition
 from gateway.metrics import Metrics
@@ -45,6 +50,8 @@ class OwnCalls:
             "readyz": self._readyz,
             "metrics": self._metrics,
         }
+        #: Those that there are on the port for watching: what they tell is not for everyone.
+        self.watching = self.actions | {"config": self._config}
 
     async def _healthz(self, exchange: Exchange, target: Target) -> Written:
         return await self._answering.send(exchange, 200, b'{"alive":true}')
@@ -62,3 +69,21 @@ class OwnCalls:
     async def _metrics(self, exchange: Exchange, target: Target) -> Written:
         text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
         return await self._answering.send(exchange, 200, text, content_type)
+
+    async def _config(self, exchange: Exchange, target: Target) -> Written:
+        site = exchange.site
+        told = {
+            "version": __version__,
+            "hash": site.hash,
+            "live_since": datetime.fromtimestamp(site.since, UTC),
+            "files": site.files,
+            "config": shown(site.config),
+        }
+        body = msgspec.json.format(msgspec.json.encode(told), indent=2)
+        return await self._answering.send(exchange, 200, body)
+
+
+async def elsewhere(exchange: Exchange, target: Target) -> Written:
+    """Refuse a call that is answered on the port for watching alone."""
+    request = exchange.request
+    raise RequestRejected(f"there is no {request.method} {request.path}", code=Code.NOT_FOUND)

@@ -17,14 +17,16 @@ from typing import Any, Final
 from gateway import logs
 from gateway.changes import changes
 from gateway.config import Config
+from gateway.config_view import shown
 from gateway.errors import ConfigError, GatewayError
 from gateway.loaded import Load, Loaded
 from gateway.metrics import Metrics
+from gateway.tls_contexts import tell_expiries
 from gateway.watching import Watch, has_changed
 from gateway.yamltext import Files
 
 #: What a change of takes a restart: it was used once, at the start.
-_FIXED: Final = ("host", "port", "watch", "workers")
+_FIXED: Final = ("host", "port", "admin", "watch", "workers")
 
 
 class Reloader:
@@ -57,7 +59,7 @@ class Reloader:
         self._task: asyncio.Task[None] | None = None
         for result in ("ok", "refused"):
             metrics.config_loads.labels(result)
-        self._count_live()
+        self._count_live(None)
 
     def start(self) -> None:
         """Reload from now on when asked, and when a file changes where that is configured."""
@@ -118,7 +120,7 @@ class Reloader:
 
     def _took(self, loaded: Loaded) -> None:
         before, self._live = self._live, loaded
-        self._count_live()
+        self._count_live(before.config)
         logs.events.info(
             "configuration loaded",
             extra={"fields": {"hash": loaded.hash, **_what(before.config, loaded.config)}},
@@ -130,16 +132,17 @@ class Reloader:
             if now != asked:
                 logs.events.warning(
                     f"server.{key} takes a restart to change",
-                    extra={"fields": {"live": now, "configured": asked}},
+                    extra={"fields": {"live": shown(now), "configured": shown(asked)}},
                 )
         if loaded.config.keys is None and before.config.keys is not None:
             logs.events.warning("no keys are configured: every pipeline is open to everyone")
 
-    def _count_live(self) -> None:
+    def _count_live(self, before: Config | None) -> None:
         self._metrics.config_loads.labels("ok").inc()
         self._metrics.config_last_load.labels().set(1)
         self._metrics.config_loaded.labels().set(time())
         self._metrics.config_hash.labels().set(int(self._live.hash, 16))
+        tell_expiries(before, self._live.config, self._metrics)
 
 
 def _what(before: Config, after: Config) -> dict[str, Any]:

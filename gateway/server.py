@@ -33,7 +33,7 @@ from gateway.limiting import limit
 from gateway.metrics import Dialect, Metrics, Mode
 from gateway.model import Request, Result
 from gateway.outlet import CLOSED, Outlet, Written
-from gateway.own_calls import OwnCalls
+from gateway.own_calls import OwnCalls, elsewhere
 from gateway.pipeline import Run
 from gateway.protocol import SERVER, Incoming
 from gateway.reading import Reading
@@ -81,7 +81,9 @@ class Gateway:
         self._reading = Reading(clock)
         self._kept: ExecutionCalls | None = None
         exposition = exposition or exposition_of(metrics)
-        own = OwnCalls(self, exposition, metrics=metrics, stopping=lambda: self._stopping)
+        self.own = own = OwnCalls(
+            self, exposition, metrics=metrics, stopping=lambda: self._stopping
+        )
         docs = DocsCalls(self, keeps=lambda: self._kept is not None)
         self._actions: dict[str, Action] = {
             **own.actions,
@@ -99,6 +101,10 @@ class Gateway:
         self._kept = ExecutionCalls(self, self._reading, executions, clock=self._clock, wall=wall)
         hooks = HookCalls(self, self._reading, executions, wall=wall)
         self._actions |= self._kept.actions | hooks.actions
+
+    def watch_elsewhere(self) -> None:
+        """From now on /metrics is answered on the port for watching alone."""
+        self._actions["metrics"] = elsewhere
 
     async def handle(self, request: Incoming) -> Written:
         """Answer one request; never raises but for cancellation, which is the client's leaving."""

@@ -19,6 +19,7 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 
 from gateway import logs, loops
+from gateway.admin import Admin
 from gateway.assembly import Assembly
 from gateway.config import Config
 from gateway.executions.opening import keeping
@@ -44,13 +45,14 @@ class Serving:
 
     gateway: Gateway
     listener: Listener
+    admin: Listener
     live: Live
     assemble: Callable[[Config], Awaitable[Site]]
     executions: Executions | None
 
     async def apply(self, loaded: Loaded) -> None:
         """Make ``loaded`` the live configuration. Raises as ``Assembly.assemble`` does."""
-        self.live.take(await self.assemble(loaded.config), loaded.hash)
+        self.live.take(await self.assemble(loaded.config), loaded.hash, loaded.paths)
 
     async def finish(self, *, pre_stop: bool) -> None:
         """Let requests come to their end in the time that the live configuration gives them.
@@ -80,13 +82,14 @@ async def opened(
     metrics: Metrics,
     exposition: Exposition | None = None,
     *,
+    files: tuple[str, ...] = (),
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Serving]:
     """A gateway that does not listen yet. What still runs when the context is left is ended at
     once.
 
-    ``exposition`` is what /metrics answers; left out, what ``metrics`` holds. ``wall``: Unix
-    seconds, of a clock that may jump.
+    ``exposition`` is what /metrics answers; left out, what ``metrics`` holds. ``files``: the paths
+    of those that ``config`` came from. ``wall``: Unix seconds, of a clock that may jump.
 
     Raises:
         ConfigError: an expression that does not compile, or an extra that is not installed.
@@ -101,7 +104,7 @@ async def opened(
         assembly = Assembly(session=session, metrics=metrics, clock=clock)
         site = await assembly.assemble(config)
         gateway = Gateway(site, metrics=metrics, clock=clock, exposition=exposition)
-        live = Live(site, its_hash, swap=gateway.swap, clock=clock)
+        live = Live(site, its_hash, files, swap=gateway.swap, clock=clock)
         stack.push_async_callback(live.close)
         executions = None
         if config.executions is not None:
@@ -114,12 +117,21 @@ async def opened(
             )
             executions = await stack.enter_async_context(kept)
             gateway.keep(executions, wall=wall)
-        listener = Listener(gateway)
+        # It is there until nothing else is: a gateway that ends is watched, too.
+        watched_by = Admin(
+            gateway, gateway.own.watching, site=lambda: gateway.site, metrics=metrics, clock=clock
+        )
+        admin = Listener(watched_by.handle, lambda: gateway.site.server)
+        stack.push_async_callback(admin.close)
+        if config.server.admin is not None:
+            gateway.watch_elsewhere()
+        listener = Listener(gateway.handle, lambda: gateway.site.server)
+        listener.encrypt(lambda: gateway.site.tls, metrics)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(gateway.drain, 0.0)
         stack.push_async_callback(listener.shut)
         stack.callback(gateway.stop)
-        yield Serving(gateway, listener, live, assembly.assemble, executions)
+        yield Serving(gateway, listener, admin, live, assembly.assemble, executions)
 
 
 def _session() -> aiohttp.ClientSession:

@@ -8,9 +8,11 @@ Does not know: how any of it is made, or when another takes its place.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from gateway.config import Config
 from gateway.health import Readiness
 from gateway.keys import Keyring
 from gateway.quotas import Counting
@@ -31,8 +33,16 @@ class Site:
     health: Readiness
     services: Services
     close: Callable[[], Awaitable[None]]
+    #: What it was made of, and TLS towards clients; ``None``: none.
+    config: Config
+    tls: ssl.SSLContext | None = None
     #: What is traced; ``None``: nothing is.
     tracing: Tracing | None = None
+    #: The hash of the files that it came from, their paths, and since when it is live: Unix
+    #: seconds. Set when it goes live.
+    hash: str = ""
+    files: tuple[str, ...] = ()
+    since: float = 0.0
     #: Where it is counted what keys ask for; ``None``: no key has a limit.
     limiting: Counting | None = None
     #: How many requests use it: each counts itself in when it begins, and calls ``leave``.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from typing import Final, TypeAlias
 from prometheus_client import CollectorRegistry
 
 from gateway import logs
-from gateway.accepting import Shares, bound
+from gateway.accepting import Bound, Shares
 from gateway.agreement import Agreement
 from gateway.crew import Worker, bury, status_text
 from gateway.errors import ConfigError, GatewayError
@@ -85,7 +84,7 @@ class Supervisor:
         self._metrics.worker_restarts.labels()
         self._gathering = Gathering(self._metrics)
         self._gathering.configured(loaded.config)
-        self._agreement = Agreement(packed(loaded.config), loaded.hash)
+        self._agreement = Agreement(packed(loaded.config), loaded.hash, loaded.paths)
         self._workers: set[Worker] = set()
         self._idents = count()
         #: Workers that are being started: their process IDs are not known yet.
@@ -109,7 +108,7 @@ class Supervisor:
         self._told.by_signals()
         self._loop.add_signal_handler(signal.SIGCHLD, self._bury)
         server = self._loaded.config.server
-        sockets = await bound(server.host, server.port)
+        sockets = await Bound.of(server)
         shares = Shares.create(self._places)
         keepers = []
         try:
@@ -128,7 +127,7 @@ class Supervisor:
         end_within(_EXIT_S, code)
         return code
 
-    async def _until_told(self, sockets: list[socket.socket], keepers: list[Keeper]) -> int:
+    async def _until_told(self, sockets: Bound, keepers: list[Keeper]) -> int:
         work = asyncio.create_task(self._serve(sockets, keepers))
         at_once = asyncio.create_task(self._told.at_once.wait())
         await asyncio.wait((work, at_once), return_when=asyncio.FIRST_COMPLETED)
@@ -144,12 +143,11 @@ class Supervisor:
         await asyncio.wait((work, *keepers), timeout=_CUT_S)
         return code
 
-    async def _serve(self, sockets: list[socket.socket], keepers: list[Keeper]) -> None:
+    async def _serve(self, sockets: Bound, keepers: list[Keeper]) -> None:
         reloader = Reloader(self._loaded, load=self._load, apply=self._apply, metrics=self._metrics)
         try:
             if await self._begin():
-                host, port = sockets[0].getsockname()[:2]
-                self._loaded.log_start((host, port), self._places)
+                self._loaded.log_start(sockets.address, self._places, sockets.admin_address)
                 reloader.start()
                 self._told.on_reload(reloader.ask)
                 await self._told.stop.wait()
@@ -168,7 +166,7 @@ class Supervisor:
                 each.cancel()
         return self._begun.is_set()
 
-    async def _finish(self, sockets: list[socket.socket], keepers: list[Keeper]) -> None:
+    async def _finish(self, sockets: Bound, keepers: list[Keeper]) -> None:
         """Let the workers come to their end in the time that the live configuration gives them."""
         server = self._loaded.config.server
         pre_stop_s = server.pre_stop_s if self._told.pre_stop else 0.0
@@ -176,15 +174,14 @@ class Supervisor:
         logs.events.info("stopping", extra={"fields": fields})
         self._tell(Stop(self._told.pre_stop))
         # The workers' own are open until they accept no more; then nobody is to be kept waiting.
-        for each in sockets:
-            each.close()
+        sockets.close()
         await asyncio.wait(keepers, timeout=pre_stop_s + server.drain_s + _LATE_S)
         for worker in self._workers:
             worker.log("a worker that does not end is killed")
         if not self._workers:
             logs.events.info("stopped")
 
-    async def _clear(self, sockets: list[socket.socket], keepers: list[Keeper]) -> None:
+    async def _clear(self, sockets: Bound, keepers: list[Keeper]) -> None:
         """See to it that nothing is left."""
         self._told.to_stop(pre_stop=False)
         for worker in self._workers:
@@ -193,13 +190,13 @@ class Supervisor:
             await asyncio.wait(keepers)
         for task in self._answering:
             task.cancel()
-        for each in sockets:
-            each.close()
+        sockets.close()
         for keeper in keepers:
             keeper.result()
 
     async def _apply(self, loaded: Loaded) -> None:
-        await self._agreement.reach(await asyncio.to_thread(packed, loaded.config), loaded.hash)
+        config = await asyncio.to_thread(packed, loaded.config)
+        await self._agreement.reach(config, loaded.hash, loaded.paths)
         self._loaded = loaded
         self._gathering.configured(loaded.config)
 
@@ -210,7 +207,7 @@ class Supervisor:
 
     # One place
 
-    async def _keep(self, place: int, sockets: list[socket.socket], shares: Shares) -> None:
+    async def _keep(self, place: int, sockets: Bound, shares: Shares) -> None:
         """See to it that a worker serves at ``place``, until told to stop."""
         restarts = Restarts()
         again = False
@@ -238,9 +235,7 @@ class Supervisor:
                 async with asyncio.timeout(pause_s):
                     await self._told.stop.wait()
 
-    async def _one(
-        self, place: int, sockets: list[socket.socket], shares: Shares, *, again: bool
-    ) -> _Ended:
+    async def _one(self, place: int, sockets: Bound, shares: Shares, *, again: bool) -> _Ended:
         """The life of one worker."""
         self._starting += 1
         try:

@@ -61,12 +61,13 @@ _Order: TypeAlias = Given | Take | Drop
 
 
 class Settings(msgspec.Struct):
-    """What a worker inherits: descriptors of its end of the link, of the sockets to accept on and
-    of the memory of ``Shares``, and its place in that."""
+    """What a worker inherits: descriptors of its end of the link, of the sockets to accept on,
+    those for watching, and of the memory of ``Shares``, and its place in that."""
 
     place: int
     link: int
     sockets: list[int]
+    admin: list[int]
     shares: int
 
 
@@ -111,12 +112,17 @@ class _Worker:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Serving]:
         config = unpacked(self._first.config)
-        async with opened(config, self._first.hash, self._metrics, self._expose) as serving:
+        first, metrics = self._first, self._metrics
+        async with opened(config, first.hash, metrics, self._expose, files=first.files) as serving:
             obeying = asyncio.create_task(self._obey(serving))
             try:
-                sockets = [socket.socket(fileno=each) for each in self._settings.sockets]
+                sockets, admin = (
+                    [socket.socket(fileno=each) for each in descriptors]
+                    for descriptors in (self._settings.sockets, self._settings.admin)
+                )
                 shares = Shares(self._settings.shares)
                 await serving.listener.join(sockets, shares, self._settings.place)
+                await serving.admin.share(admin)
                 self._link.send(Ready(self._first.number))
                 yield serving
             finally:
@@ -157,7 +163,7 @@ class _Worker:
 
     async def _obey(self, serving: Serving) -> None:
         """Make configurations ready and take them, one after the other."""
-        ready: tuple[Site, str] | None = None
+        ready: tuple[Site, str, tuple[str, ...]] | None = None
         try:
             while True:
                 order = await self._orders.get()
@@ -177,7 +183,9 @@ class _Worker:
             if ready is not None:
                 await ready[0].shut()
 
-    async def _prepare(self, serving: Serving, given: Given) -> tuple[Site, str] | None:
+    async def _prepare(
+        self, serving: Serving, given: Given
+    ) -> tuple[Site, str, tuple[str, ...]] | None:
         problems, site = [], None
         try:
             config = await asyncio.to_thread(unpacked, given.config)
@@ -188,7 +196,7 @@ class _Worker:
             logs.events.exception("a reload failed in the gateway")
             problems = [f"the gateway failed: {type(error).__name__}"]
         self._link.send(Prepared(given.number, problems))
-        return None if site is None else (site, given.hash)
+        return None if site is None else (site, given.hash, given.files)
 
     # What was counted
 
@@ -243,7 +251,7 @@ def main(settings: str) -> None:
     """Be the worker that ``settings``, as JSON, describe; exits."""
     decoded = msgspec.json.decode(settings, type=Settings)
     # A child for expressions that held them would keep the port, and hide this process's end.
-    for descriptor in (decoded.link, decoded.shares, *decoded.sockets):
+    for descriptor in (decoded.link, decoded.shares, *decoded.sockets, *decoded.admin):
         os.set_inheritable(descriptor, False)
     logs.setup(worker=decoded.place + 1)
     memory.give_back()

@@ -1,6 +1,7 @@
 """The way to a host: its name, its addresses, a connection of TCP to one of them.
 
-Owns: when a name is looked up, and which of several addresses is tried when.
+Owns: when a name is looked up, which of several addresses is tried when, and the words for what
+keeps TLS from being spoken on the connection.
 Does not know: what goes over the connection, how long the way there may take.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
@@ -51,3 +53,47 @@ async def _addresses(
     # Nothing to look up, so no thread is asked.
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+
+
+#: What OpenSSL finds wrong with a certificate that it is shown, by its numbers.
+_VERIFY: Final = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by nobody but itself",
+    19: "its certificate comes from a CA that is not trusted (tls.ca)",
+    20: "its certificate comes from a CA that is not trusted (tls.ca)",
+    21: "its certificate comes from a CA that is not trusted (tls.ca)",
+    62: "its certificate is for another name (tls.server_name)",
+    64: "its certificate is for another name (tls.server_name)",
+}
+#: What the other side says of the gateway's own, in the names of TLS's alerts.
+_ALERTS: Final = (
+    ("CERTIFICATE_REQUIRED", "it demands a client certificate (tls.certificate)"),
+    ("CERTIFICATE_EXPIRED", "it says that the gateway's certificate has expired (tls.certificate)"),
+    ("UNKNOWN_CA", "it does not trust the CA of the gateway's certificate (tls.certificate)"),
+    ("CERTIFICATE", "it does not accept the gateway's certificate (tls.certificate)"),
+    (
+        "HANDSHAKE_FAILURE",
+        "it agrees to no way of TLS, or demands a client certificate (tls.certificate)",
+    ),
+    ("PROTOCOL_VERSION", "it speaks no version of TLS from 1.2 on"),
+    ("UNRECOGNIZED_NAME", "it knows no host of that name (tls.server_name)"),
+)
+
+
+def tls_words(error: BaseException | None) -> str:
+    """Why TLS failed, for whoever configures it; ``error`` or what it came from is OpenSSL's."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _VERIFY.get(
+            error.verify_code, f"its certificate is not accepted ({error.verify_message})"
+        )
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    if "WRONG_VERSION_NUMBER" in reason or reason == "HTTP_REQUEST":
+        return "does not speak TLS there"
+    if "_ALERT_" in reason:
+        for part, words in _ALERTS:
+            if part in reason:
+                return words
+    return f"TLS failed ({reason.lower().replace('_', ' ')})" if reason else "TLS failed"

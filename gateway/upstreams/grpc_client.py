@@ -16,7 +16,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from functools import cache
 from typing import Final, cast
 
 from gateway.upstreams.dialing import dial
@@ -32,20 +31,13 @@ _KEEPALIVE_ANSWER_S: Final = 20.0
 _FRUITLESS_MAX: Final = 3
 
 
-@cache
-def usual_tls() -> ssl.SSLContext:
-    """The system's authorities are trusted; made once, for that reads hundreds."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
 class Channel:
     """One server.
 
     Args:
         host: without brackets.
-        tls: how to encrypt, such as ``usual_tls()``; left out, not at all.
+        tls: how to encrypt; ``None``: not at all. It must offer ``h2``.
+        server_name: the name that its certificate must have, where that is not ``host``.
         agent: how the gateway names itself.
         message_bytes_max: the longest message that is received, bytes.
         keepalive_s: a connection on which a call waits and nothing has come for so many seconds is
@@ -59,6 +51,7 @@ class Channel:
         port: int,
         *,
         tls: ssl.SSLContext | None,
+        server_name: str | None = None,
         agent: str,
         message_bytes_max: int,
         keepalive_s: float = KEEPALIVE_S,
@@ -67,6 +60,7 @@ class Channel:
         self._host = host
         self._port = port
         self._tls = tls
+        self._server_name = None if tls is None else server_name or host.rstrip(".")
         self._message_bytes_max = message_bytes_max
         self._keepalive = (keepalive_s, keepalive_answer_s)
         self._connection: _Connection | None = None
@@ -203,7 +197,7 @@ class Channel:
             lambda: _Connection(*self._keepalive),
             sock=connected,
             ssl=self._tls,
-            server_hostname=None if self._tls is None else self._host.rstrip("."),
+            server_hostname=self._server_name,
         )
         try:
             await connection.settled()
@@ -325,7 +319,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by either side."""
         self._closed = True
-        self._break_off(Lost())
+        lost = Lost()
+        lost.__cause__ = exc
+        self._break_off(lost)
         if self._watch is not None:
             self._watch.cancel()
         if not self._gone.done():
@@ -345,7 +341,10 @@ class _Connection(asyncio.Protocol):
         self.abort()
         if not self._settled.done():
             if isinstance(failure, Lost):
+                cause = failure.__cause__
                 failure = OSError(errno.ECONNRESET, "closed before it had spoken")
+                if isinstance(cause, ssl.SSLError):
+                    failure = cause
             self._settled.set_exception(failure)
             self._settled.exception()  # nobody has to wait for it
         for stream in tuple(self._http2.streams.values()):

@@ -23,6 +23,7 @@ import msgspec
 from gateway.errors import Code, UpstreamFailed, UpstreamTimeout
 from gateway.upstreams.answer import Answer, Broken
 from gateway.upstreams.answer_parser import NotHttp
+from gateway.upstreams.dialing import tls_words
 from gateway.upstreams.outgoing import SMALL_BYTES, Body, Heads, Origin
 from gateway.upstreams.pool import Pool
 
@@ -46,7 +47,8 @@ class HttpApi:
         url: its base, without a slash at the end.
         key_header, key: how the API is given its key; nothing is sent where there is none.
         answer_bytes_max: the longest answer that is read, bytes.
-        tls: whom to trust over https, other than the system's authorities.
+        tls: whom to trust over https, other than the system's authorities, and what to show.
+        server_name: the name that its certificate must have, where that is not its host.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class HttpApi:
         key: str | None,
         answer_bytes_max: int,
         tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
     ) -> None:
         self.name = name
         self.answer_bytes_max = answer_bytes_max
         origin = Origin(url)
         self._key = key
         self._heads = Heads(origin, key_header=key_header, key=key)
-        self._pool = Pool(origin, tls)
+        self._pool = Pool(origin, tls, server_name)
 
     def post(
         self,
@@ -212,8 +215,8 @@ class HttpApi:
                 )
             case socket.gaierror() | UnicodeError():
                 what, code = "its host name does not resolve", unreachable
-            case ssl.SSLError():
-                what, code = "TLS failed", unreachable
+            case ssl.SSLError() | Broken(__cause__=ssl.SSLError()):
+                what, code = tls_words(error), unreachable
             case OSError():
                 reason = os.strerror(error.errno) if error.errno else "no connection"
                 what, code = f"cannot be reached ({reason})", unreachable

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from functools import cache
 from typing import Final
 
+from gateway.certificates import usual_context
 from gateway.upstreams.answer import UNREAD_BYTES_MAX
 from gateway.upstreams.connection import READ_BYTES, Connection
 from gateway.upstreams.dialing import dial
@@ -21,27 +21,26 @@ from gateway.upstreams.outgoing import Origin
 KEPT_S: Final = 15.0
 
 
-@cache
-def _usual_tls() -> ssl.SSLContext:
-    """Certificates are checked against the system's; made once, for that reads hundreds."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
 class Pool:
     """Connections to ``origin``.
 
     Args:
-        tls: whom to trust, other than the system's authorities.
+        tls: whom to trust, other than the system's authorities, and what to show.
+        server_name: the name that its certificate must have, where that is not its host.
         kept_s: how long a connection is kept that nobody uses, seconds.
     """
 
     def __init__(
-        self, origin: Origin, tls: ssl.SSLContext | None = None, *, kept_s: float = KEPT_S
+        self,
+        origin: Origin,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        *,
+        kept_s: float = KEPT_S,
     ) -> None:
         self._origin = origin
         self._tls = tls
+        self._server_name = server_name or origin.host.rstrip(".")
         self._kept_s = kept_s
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.small = self.buffer[:UNREAD_BYTES_MAX]
@@ -73,8 +72,8 @@ class Pool:
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self),
             sock=connected,
-            ssl=(self._tls or _usual_tls()) if origin.https else None,
-            server_hostname=origin.host.rstrip(".") if origin.https else None,
+            ssl=(self._tls or usual_context("http/1.1")) if origin.https else None,
+            server_hostname=self._server_name if origin.https else None,
         )
         return connection
 

@@ -9,6 +9,7 @@ Does not know: either wire format (``triton_grpc``, ``triton_http``), how values
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from time import monotonic
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from gateway.certificates import usual_context
 from gateway.errors import (
     Code,
     ConfigError,
@@ -58,6 +60,9 @@ class TritonUpstream:
         session: the HTTP client, for the latter two; it is not closed here.
         answer_bytes_max: the longest answer, and the most that one stream may bring, bytes.
         event_bytes_max: the longest single response of a stream, bytes.
+        tls: whom to trust where it is encrypted, other than the system's authorities, and what to
+            show; for gRPC it offers ``h2``.
+        server_name: the name that its certificate must have, where that is not the URL's host.
         request_bytes_max: the most tensor data that is sent in a request, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
         control_s: seconds to wait for anything but an inference: a model's description, the probe.
@@ -77,6 +82,8 @@ class TritonUpstream:
         url: str,
         *,
         session: aiohttp.ClientSession | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
         answer_bytes_max: int,
         event_bytes_max: int,
         request_bytes_max: int = 1024 * 1024 * 1024,
@@ -93,6 +100,8 @@ class TritonUpstream:
             name,
             url,
             session=session,
+            tls=tls,
+            server_name=server_name,
             answer_bytes_max=answer_bytes_max,
             event_bytes_max=event_bytes_max,
             connect_s=connect_s,
@@ -307,6 +316,8 @@ def _transport(
     url: str,
     *,
     session: aiohttp.ClientSession | None,
+    tls: ssl.SSLContext | None,
+    server_name: str | None,
     answer_bytes_max: int,
     event_bytes_max: int,
     connect_s: float,
@@ -331,6 +342,8 @@ def _transport(
         return HttpTransport(
             url.rstrip("/"),
             session,
+            tls=tls,
+            server_name=server_name,
             answer_bytes_max=answer_bytes_max,
             event_bytes_max=event_bytes_max,
             connect_s=connect_s,
@@ -347,7 +360,8 @@ def _transport(
     return GrpcTransport(
         host,
         port or _DEFAULT_PORTS[scheme],
-        tls=scheme == "grpcs",
+        tls=(tls or usual_context("h2")) if scheme == "grpcs" else None,
+        server_name=server_name,
         answer_bytes_max=answer_bytes_max,
         connect_s=connect_s,
         control_s=control_s,

@@ -20,8 +20,9 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from gateway import __version__
+from gateway.upstreams.dialing import tls_words
 from gateway.upstreams.grpc_call import CallFailed, Code, Lost, MessageTooLong, NotGrpc
-from gateway.upstreams.grpc_client import Channel, usual_tls
+from gateway.upstreams.grpc_client import Channel
 from gateway.upstreams.http2 import field
 from gateway.upstreams.triton_messages import infer_request
 from gateway.upstreams.triton_wire import Inference, Refused, Status, WireTensor, is_busy
@@ -55,7 +56,8 @@ class GrpcTransport:
 
     Args:
         host, port: where it is, without brackets.
-        tls: whether to encrypt, trusting the usual authorities.
+        tls: how to encrypt; ``None``: not at all.
+        server_name: the name that its certificate must have, where that is not its host.
         answer_bytes_max: the longest message that is received, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
         control_s: seconds to wait for anything but an inference.
@@ -66,7 +68,8 @@ class GrpcTransport:
         host: str,
         port: int,
         *,
-        tls: bool,
+        tls: ssl.SSLContext | None,
+        server_name: str | None = None,
         answer_bytes_max: int,
         connect_s: float,
         control_s: float,
@@ -74,7 +77,8 @@ class GrpcTransport:
         self._channel = channel = Channel(
             host,
             port,
-            tls=usual_tls() if tls else None,
+            tls=tls,
+            server_name=server_name,
             agent=f"pipeline-gateway/{__version__}",
             message_bytes_max=answer_bytes_max,
         )
@@ -166,6 +170,8 @@ class GrpcTransport:
         match error:
             case CallFailed():
                 return _refused(error.code, error.said)
+            case Lost(__cause__=ssl.SSLError()):
+                status, said = Status.UNREACHABLE, tls_words(error)
             case Lost():
                 status, said = Status.BROKEN, "broke off in mid-answer"
             case MessageTooLong():
@@ -180,7 +186,7 @@ class GrpcTransport:
             case socket.gaierror() | UnicodeError():
                 status, said = Status.UNREACHABLE, "its host name does not resolve"
             case ssl.SSLError():
-                status, said = Status.UNREACHABLE, "TLS failed"
+                status, said = Status.UNREACHABLE, tls_words(error)
             case OSError():
                 reason = f" ({os.strerror(error.errno)})" if error.errno else ""
                 status, said = Status.UNREACHABLE, f"cannot be reached{reason}"

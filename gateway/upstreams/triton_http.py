@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -24,6 +25,7 @@ import msgspec
 
 from gateway.errors import Code, EventTooLarge, RequestRejected
 from gateway.sse import Decoder, is_event_stream
+from gateway.upstreams.dialing import tls_words
 from gateway.upstreams.triton_codec import TensorError, decode, encode
 from gateway.upstreams.triton_wire import (
     Inference,
@@ -69,6 +71,8 @@ class HttpTransport:
     Args:
         base: ``http://host:port`` with any path before ``/v2``, no slash at the end.
         session: its ``auto_decompress`` must be off; it is not closed here.
+        tls: whom to trust over https, other than the system's authorities, and what to show.
+        server_name: the name that its certificate must have, where that is not its host.
         answer_bytes_max, event_bytes_max: the longest answer and SSE event that are read, bytes.
         connect_s: seconds to wait for a connection where no call says otherwise.
         control_s: seconds to wait for anything but an inference.
@@ -79,6 +83,8 @@ class HttpTransport:
         base: str,
         session: aiohttp.ClientSession,
         *,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
         answer_bytes_max: int,
         event_bytes_max: int,
         connect_s: float,
@@ -86,6 +92,8 @@ class HttpTransport:
     ) -> None:
         self._base = base
         self._session = session
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._server_name = server_name
         self._answer_bytes_max = answer_bytes_max
         self._event_bytes_max = event_bytes_max
         self._connect_s = connect_s
@@ -200,6 +208,8 @@ class HttpTransport:
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
+                ssl=self._tls,
+                server_hostname=self._server_name,
                 **more,
             )
             try:
@@ -371,8 +381,8 @@ def _broken(error: aiohttp.ClientError, connect_s: float) -> Refused:
             return Refused(Status.DEADLINE, f"no connection within {connect_s:g} s (connect_s)")
         case aiohttp.ClientConnectorDNSError():
             return Refused(Status.UNREACHABLE, "its host name does not resolve")
-        case aiohttp.ClientSSLError():
-            return Refused(Status.UNREACHABLE, "TLS failed")
+        case aiohttp.ClientSSLError() | aiohttp.ClientOSError(__cause__=ssl.SSLError()):
+            return Refused(Status.UNREACHABLE, tls_words(error))
         case aiohttp.ClientConnectorError():
             # Its own text names the address, which is nobody's business.
             reason = os.strerror(error.errno) if error.errno else "no connection"

@@ -50,6 +50,7 @@ class Sites:
             Readiness([]),
             nothing,
             close,
+            nothing,
         )
         self.made.append(site)
         return site
