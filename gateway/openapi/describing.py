@@ -164,6 +164,7 @@ _HEADERS: Final[dict[str, Json]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {"schema": text()},
+    "Allow": {"description": "The methods that the path takes.", "schema": text()},
     "Link": {
         "description": 'Where the list goes on: `</v1/executions?…>; rel="next"`.',
         "schema": text(),

@@ -19,7 +19,7 @@ _TYPES: Final = {
     "STREAMING_RESPONSE": "StreamingResponse",
     "LAYER_RESPONSE": "LayerResponse",
     "OBSERVATION": "ObservationFound",
-    "EXECUTION_STATUS": "ExecutionStatus",
+    "EXECUTION_STATUS": "StatusTold",
 }
 _LAYER: Final = text("Which layer of the pipeline, from 0.")
 _ACTOR: Final = text("Which of the layer's actors.")
@@ -98,19 +98,20 @@ SCHEMAS: Final[dict[str, Json]] = {
         },
         "observation",
     ),
-    "ExecutionStatus": _event(
+    "StatusTold": _event(
         "EXECUTION_STATUS",
         "What an execution's status is from now on. QUEUED, or an attempt over 1, says that a run "
         "begins again: what its stream has said so far is void.",
         {
             "executionId": text(),
-            "status": {"enum": list(Status)},
+            "status": ref("Status"),
             "attempt": {"type": "integer"},
             "message": text("Why it has FAILED."),
         },
         "executionId",
         "status",
     ),
+    "Status": {"type": "string", "enum": list(Status), "description": "How far an execution is."},
     "OtherEvent": {
         "description": "An event of another type, or what a pipeline's own `event` transform makes "
         "of one. To be passed over by who does not know it.",

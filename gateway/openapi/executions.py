@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.executions.bodies import HOOKS_MAX, TAG_CHARS_MAX
-from gateway.executions.records import Status
 from gateway.openapi.events import WATCH
 from gateway.openapi.parts import (
     TEXT,
@@ -75,7 +74,7 @@ SCHEMAS: Final[dict[str, Json]] = {
             "createdAt": text(_WHEN, format="date-time"),
             "completedAt": text(_WHEN, format="date-time"),
             "duration": {"type": "number", "description": "Seconds that its last run took."},
-            "status": {"enum": list(Status), "description": "None before its first run."},
+            "status": ref("Status"),
             "message": text("Why it has FAILED."),
             "metaData": {"type": "object"},
             "hookIds": many(text()),
@@ -117,7 +116,7 @@ def _paths_of_all() -> dict[str, dict[str, Json]]:
             "post": call(
                 "createExecution",
                 _TAG,
-                "Make one",
+                "Make an execution",
                 {
                     200: answer(
                         "It was made.",
@@ -132,7 +131,7 @@ def _paths_of_all() -> dict[str, dict[str, Json]]:
             "get": call(
                 "listExecutions",
                 _TAG,
-                "The newest first",
+                "List executions, the newest first",
                 {
                     200: answer(
                         "Up to `limit` of them, and 2 MiB at most. Where there are more, `Link` "
@@ -159,14 +158,14 @@ def _paths_of_one(execution: Json) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getExecution",
                 _TAG,
-                "How it is",
+                "See how an execution is",
                 {200: answer("The execution.", content(ref("Execution"), {"ended": _SHOWN}))},
                 parameters=[execution],
             ),
             "delete": call(
                 "deleteExecution",
                 _TAG,
-                "Remove it, with all that it holds",
+                "Remove an execution with all that it holds",
                 {204: done},
                 description="What runs of it is given up.",
                 parameters=[execution],
@@ -176,7 +175,7 @@ def _paths_of_one(execution: Json) -> dict[str, dict[str, Json]]:
             "post": call(
                 "cancelExecution",
                 _TAG,
-                "Give up what is queued or running of it",
+                "Cancel an execution's runs",
                 {204: answer("Done, or there was nothing to give up.")},
                 parameters=[execution],
             )
@@ -185,7 +184,7 @@ def _paths_of_one(execution: Json) -> dict[str, dict[str, Json]]:
             "post": call(
                 "submitExecution",
                 _TAG,
-                "Tell the webhooks that wait for it",
+                "Tell the webhooks that wait for SUBMIT",
                 {204: done},
                 parameters=[execution],
             )
@@ -194,7 +193,7 @@ def _paths_of_one(execution: Json) -> dict[str, dict[str, Json]]:
             "get": call(
                 "watchExecution",
                 _TAG,
-                "What its runs say, as a stream",
+                "Watch an execution's events as a stream",
                 {
                     200: answer(
                         "Events that were and that come, until the execution has ended.",
@@ -226,7 +225,7 @@ def _paths_of_media(execution: Json) -> dict[str, dict[str, Json]]:
             "post": call(
                 "addMedia",
                 _TAG,
-                "Add a file",
+                "Add a file to an execution",
                 {
                     200: answer(
                         "It is kept.",
@@ -250,7 +249,7 @@ def _paths_of_media(execution: Json) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getMedia",
                 _TAG,
-                "A file",
+                "Get a file of an execution",
                 {
                     200: answer(
                         "Its bytes, and the type that they have.",
@@ -278,14 +277,14 @@ def _paths_of_observation(execution: Json) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getObservation",
                 _TAG,
-                "What was found",
+                "Get an execution's observation",
                 {200: answer("The observation.", _OBSERVATION)},
                 parameters=[execution],
             ),
             "post": call(
                 "addObservation",
                 _TAG,
-                "Add to what was found",
+                "Add to an execution's observation",
                 {
                     200: answer("With an empty body: the observation.", _OBSERVATION),
                     204: answer("It was added."),
@@ -299,14 +298,14 @@ def _paths_of_observation(execution: Json) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getPlainJson",
                 _TAG,
-                "What was found, as plain JSON",
+                "Get an execution's observation as plain JSON",
                 plain,
                 parameters=[execution],
             ),
             "post": call(
                 "postPlainJson",
                 _TAG,
-                "The same, for clients that post",
+                "Get it as plain JSON, for clients that post",
                 plain,
                 parameters=[execution],
             ),
@@ -315,7 +314,7 @@ def _paths_of_observation(execution: Json) -> dict[str, dict[str, Json]]:
             "post": call(
                 "transformObservation",
                 _TAG,
-                "What a JSONata expression makes of what was found",
+                "Transform an execution's observation by JSONata",
                 {
                     200: answer(
                         "The expression's result, JSON in either case; null for none. text/plain "

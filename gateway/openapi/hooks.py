@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.executions.hook_definitions import ENDPOINT_CHARS_MAX, PayloadType
-from gateway.executions.records import HookEvent, Status
+from gateway.executions.records import HookEvent
 from gateway.openapi.parts import (
     Json,
     answer,
@@ -33,7 +33,7 @@ _SIGNER: Final = (
     "([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/]{2}(==)?|[A-Za-z0-9+/]{3}=?)?|"
     "([A-Za-z0-9+/]{4}){21}([A-Za-z0-9+/]{2}(==)?)?)$"
 )
-_STATUSES: Final[Json] = {"enum": list(Status)}
+_STATUSES: Final[Json] = ref("Status")
 _EVENT: Final[Json] = {
     "enum": list(HookEvent),
     "description": "What it is told of. STATUS_CHANGE: an execution's status, if it is one of "
@@ -182,14 +182,14 @@ def paths() -> dict[str, dict[str, Json]]:
             "post": call(
                 "createHook",
                 _TAG,
-                "Make one",
+                "Make a webhook",
                 {200: answer("It was made; with its secret.", made, links=links)},
                 body=body,
             ),
             "get": call(
                 "listHooks",
                 _TAG,
-                "Those that there are, the oldest first",
+                "List webhooks, the oldest first",
                 {200: answer("Without secrets.", content(many(ref("Hook")), {"one": [_SHOWN]}))},
             ),
         },
@@ -197,14 +197,14 @@ def paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getHook",
                 _TAG,
-                "One webhook",
+                "Get a webhook",
                 {200: answer("Without its secret.", shown)},
                 parameters=[hook],
             ),
             "put": call(
                 "putHook",
                 _TAG,
-                "Change it",
+                "Change a webhook",
                 {200: answer("As it is from now on.", shown)},
                 description="The whole webhook anew. A secret that is left out stays; one that is "
                 "replaced signs on beside the new one for a day.",
@@ -217,7 +217,7 @@ def paths() -> dict[str, dict[str, Json]]:
             "delete": call(
                 "deleteHook",
                 _TAG,
-                "Remove it, and what waits to be delivered to it",
+                "Remove a webhook, and what waits to be delivered to it",
                 {204: answer("Done.")},
                 parameters=[hook],
             ),

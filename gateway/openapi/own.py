@@ -34,7 +34,7 @@ def watched_paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getHealth",
                 _TAG,
-                "Whether it lives",
+                "See whether the gateway lives",
                 {200: answer("It does.", content(record({"alive": {"const": True}}, "alive")))},
             )
         },
@@ -42,7 +42,7 @@ def watched_paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getReadiness",
                 _TAG,
-                "Whether it can be sent requests",
+                "See whether it can be sent requests",
                 {
                     200: answer(
                         "It can.",
@@ -67,7 +67,7 @@ def watched_paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getMetrics",
                 _TAG,
-                "What it has counted",
+                "Get what it has counted",
                 {
                     200: answer(
                         "In the text format of Prometheus or of OpenMetrics, as `Accept` asks.",
@@ -89,7 +89,7 @@ def paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getDescription",
                 _TAG,
-                "This document",
+                "Get this document",
                 {
                     200: answer(
                         "OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}, headers=cached
@@ -102,7 +102,7 @@ def paths() -> dict[str, dict[str, Json]]:
             "get": call(
                 "getDocs",
                 _TAG,
-                "This document as a page, on which calls can be tried",
+                "See this document as a page, and try calls",
                 {200: answer("The page.", {"text/html": {"schema": text()}}, headers=cached)}
                 | unchanged,
             )

@@ -105,13 +105,13 @@ _RESULTS: Final = {
             ),
         },
         closed=True,
-        anyOf=[{"required": ["request"]}, {"required": ["file"]}],
         description="A request, files, or both. There may be several parts `file`.",
+        **{"not": {"properties": {"request": {"not": {}}, "file": {"not": {}}}}},
     ),
 }
 
 
-def _execute(*, keeps: bool) -> Json:
+def _execute(*, keeps: bool, transforms: bool = False) -> Json:
     fields: dict[str, Json] = {
         "media": {
             "type": ["array", "null"],
@@ -124,10 +124,9 @@ def _execute(*, keeps: bool) -> Json:
             "anyOf": [ref("Observation"), {"type": "null"}],
             "description": "An observation to start from.",
         },
-        "transform": optional_text(
-            "JSONata, which executeSync/transform answers with; elsewhere without effect.",
-            format="jsonata",
-        ),
+        "transform": text("JSONata.", format="jsonata", minLength=1)
+        if transforms
+        else optional_text("JSONata; of use with executeSync/transform alone.", format="jsonata"),
         "runtimeParameters": {
             "type": ["object", "null"],
             "properties": {"context": optional_text("What to know.")},
@@ -144,7 +143,12 @@ def _execute(*, keeps: bool) -> Json:
         "tryImageConversion": flag("Make of a PDF an image for each page first."),
         "trySimpleText": flag("Take a file's own text where it has one. Not every upstream can."),
     }
-    something = ["media", "text", "observation"]
+    # Written as what must not be, since generators of clients make types of anyOf.
+    empty: Json = {
+        "media": {"enum": [None, []]},
+        "text": {"enum": [None, ""]},
+        "observation": {"enum": [None]},
+    }
     if keeps:
         fields["executionId"] = optional_text(
             "Run on this execution, with its files and observation, and add to it what is found.",
@@ -156,28 +160,24 @@ def _execute(*, keeps: bool) -> Json:
             "maxItems": HOOKS_MAX,
             "description": "Webhooks to tell of it; for a new execution alone.",
         }
-        something.append("executionId")
-    needed = {
-        "media": {"type": "array", "minItems": 1},
-        "text": {"type": "string", "minLength": 1},
-        "observation": {"type": "object"},
-        "executionId": {"type": "string", "minLength": 1},
-    }
+        empty["executionId"] = {"enum": [None, ""]}
     return record(
         fields,
+        *(["transform"] if transforms else []),
         closed=True,
-        anyOf=[{"required": [name], "properties": {name: needed[name]}} for name in something],
-        description=f"What to run on: one of {', '.join(something)} at least. A field that is null "
+        description=f"What to run on: one of {', '.join(empty)} at least. A field that is null "
         "is as if it were not there.",
+        **{"not": {"properties": empty}},
     )
 
 
 def schemas(*, keeps: bool) -> dict[str, Json]:
     """The schemas of this module's bodies. ``keeps``: whether there are executions."""
-    body = _execute(keeps=keeps)
-    needed = record({"transform": text(minLength=1)}, "transform")
-    with_transform = {"allOf": [ref("ExecuteBody"), needed]}
-    return _GRAPH | _RESULTS | {"ExecuteBody": body, "TransformBody": with_transform}
+    bodies = {
+        "ExecuteBody": _execute(keeps=keeps),
+        "TransformBody": _execute(keeps=keeps, transforms=True),
+    }
+    return _GRAPH | _RESULTS | bodies
 
 
 _TEXT_EXAMPLE: Final = {"text": "Invoice 17. Total: 12.50 EUR"}
@@ -222,7 +222,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "get": call(
                 "listPipelines",
                 _LIST,
-                "What there is",
+                "List pipelines",
                 {200: answer("Those that the key opens.", content(many(ref("PipelineSummary"))))},
             )
         },
@@ -230,7 +230,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getPipeline",
                 _LIST,
-                "One pipeline",
+                "Get a pipeline",
                 {200: answer("The pipeline and its graph.", content(ref("Pipeline")))},
                 parameters=[pipeline],
             )
@@ -239,7 +239,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "get": call(
                 "getPipelineDefinition",
                 _LIST,
-                "Its graph",
+                "Get a pipeline's graph",
                 {200: answer("Its graph.", content(ref("PipelineDefinition")))},
                 parameters=[pipeline],
             )
@@ -248,7 +248,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "post": call(
                 "executeSync",
                 _RUN,
-                "Run it and wait for the observation, or see it happen",
+                "Run a pipeline and wait for the observation, or see it happen",
                 {
                     200: answer(
                         "What was found.",
@@ -267,7 +267,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "post": call(
                 "executeSyncJson",
                 _RUN,
-                "Run it and wait for the observation as plain JSON",
+                "Run a pipeline and wait for plain JSON",
                 {200: answer("What was found.", content(ref("PlainJson")))},
                 body=body,
                 parameters=[pipeline],
@@ -277,7 +277,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "post": call(
                 "executeSyncTransform",
                 _RUN,
-                "Run it and wait for what a JSONata expression makes of the observation",
+                "Run a pipeline and transform what it finds by JSONata",
                 {
                     200: answer(
                         "The expression's result, JSON in either case; null for none. text/plain "
@@ -295,7 +295,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "post": call(
                 "executeAsync",
                 _RUN,
-                "Queue it",
+                "Queue a run of a pipeline",
                 {
                     200: answer(
                         "It is written down, and will be done whatever happens meanwhile.",
@@ -329,7 +329,7 @@ def query_paths() -> dict[str, dict[str, Json]]:
             "post": call(
                 "query",
                 _RUN,
-                "Ask it, and have the last layer's responses, or see it happen",
+                "Ask a pipeline for the last layer's responses, or see it happen",
                 {
                     200: answer(
                         "What the actors of the last layer said.",

@@ -37,8 +37,8 @@ MEANINGS: Final = {
     "upstream_unavailable": "it has failed too often and is left alone for a moment; "
     "`Retry-After` says how long",
     "upstream_timeout": "one of the route's `timeouts` ran out; the message names it",
-    "rate_limited": "the key has used up one of its `limits`; the message names it, `Retry-After` "
-    "says when to come back",
+    "rate_limited": "the key has reached a limit of its own, which the message names; "
+    "`Retry-After` says when to come back",
     "overloaded": "a queue of the gateway's own is full; `Retry-After` says when to come back",
     "conflict": "what is asked for does not go with what the execution holds or does now",
     "gone": "the events after `Last-Event-ID` are not all kept any more: attach from the "
@@ -62,6 +62,7 @@ _TITLES: Final = {
     401: "No key, or an unknown one.",
     403: "The key does not open this pipeline.",
     404: "There is no such thing, or not for this key.",
+    405: "The path is there, but not with this method.",
     408: "The request came too slowly.",
     409: "It does not go with what is there.",
     410: "It is not kept any more.",
@@ -139,6 +140,8 @@ def _answer(status: int, *, pupau: bool) -> Json:
     headers = {"X-Request-Id": ref("X-Request-Id", "headers")}
     if status == 401:
         headers["WWW-Authenticate"] = ref("WWW-Authenticate", "headers")
+    if status == 405:
+        headers["Allow"] = ref("Allow", "headers")
     if status in _WAIT:
         headers["Retry-After"] = ref("Retry-After", "headers")
     if status == 429:

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from gateway.cli import app
 from gateway.config import reference
+from gateway.errors import Code
 from gateway.metrics import Metrics
+from gateway.openapi.problems import MEANINGS, statuses
 from gateway.tallies import Counter, Gauge, Histogram
 
 README = Path(__file__).parents[2] / "README.md"
@@ -44,6 +46,15 @@ def metrics() -> str:
     return "\n".join(rows)
 
 
+def errors() -> str:
+    """Every error code, a row each."""
+    rows = ["| code | status | what happened, and what to do |", "|---|---|---|"]
+    for code in Code:
+        shown = " or ".join(map(str, statuses(code)))
+        rows.append(f"| `{code}` | {shown} | {MEANINGS[code]} |")
+    return "\n".join(rows)
+
+
 def commands() -> str:
     """Every command and each of its arguments and options, a row each."""
     rows = ["| command | takes | meaning |", "|---|---|---|"]
@@ -72,7 +83,12 @@ def _one_line(text: str) -> str:
 
 def written(text: str) -> str:
     """``text`` with its generated parts as they should be."""
-    parts = {"configuration": configuration(), "metrics": metrics(), "commands": commands()}
+    parts = {
+        "configuration": configuration(),
+        "metrics": metrics(),
+        "commands": commands(),
+        "errors": errors(),
+    }
     for name, content in parts.items():
         text = re.sub(
             rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)",

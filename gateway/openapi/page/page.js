@@ -74,7 +74,7 @@ function fields(given, seen) {
   for (const word of ["allOf", "oneOf", "anyOf"]) {
     const choices = (schema[word] || []).filter((each) => each.$ref || each.type || each.properties);
     if (choices.length) {
-      parts.push(make("div", {}, word === "allOf" ? "and " : "one of ",
+      parts.push(make("div", {}, word === "allOf" ? "and " : word === "anyOf" ? "at least one of " : "one of ",
         make("ul", { class: "fields" }, choices.map((each) => make("li", {}, shape(each, within))))));
     }
   }
@@ -184,7 +184,9 @@ class Trial {
     this.body = make("div", {});
     this.types = Object.keys((call.requestBody || {}).content || {});
     this.type = make("select", {}, this.types.map((each) => make("option", {}, each)));
-    const accepted = new Set(Object.entries(call.responses).filter(([status]) => status < "300")
+    // Where a parameter says whether the answer is a stream, Accept does not.
+    const flagged = this.inputs.some(([each]) => each.name === "sse");
+    const accepted = new Set(flagged ? [] : Object.entries(call.responses).filter(([status]) => status < "300")
       .flatMap(([, each]) => Object.keys(resolved(each).content || {})));
     this.accept = make("select", {}, [...accepted].map((each) => make("option", {}, each)));
     this.curl = make("pre", { "aria-label": "The same with curl" });
