@@ -79,7 +79,7 @@ class Exchange:
     #: Its span, where it is traced; and the headers of the trace that go on to upstreams, where
     #: traces are configured.
     trace: Span | None = None
-    carried: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, str] | None = None
     #: Who is calling, where that had to be known before anything else.
     caller: Caller | None = None
     #: What it has of the caller's limits, and the lines of the answer's head that tell of those.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from random import Random
-from time import monotonic_ns, time_ns
+from time import monotonic, monotonic_ns, time_ns
 from typing import Final, Self, TypeAlias
 
 from multidict import CIMultiDictProxy, istr
@@ -52,7 +52,7 @@ class Span:
 
     __slots__ = (
         "_sink", "_wall_ns", "attributes", "began_ns", "ended_ns", "events", "fault", "kind",
-        "link", "name", "parent_id", "remote", "span_id", "state", "trace_id",
+        "link", "name", "parent_id", "remote", "span_id", "state", "trace_id", "within",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,8 @@ class Span:
         self.attributes = attributes
         self.events: list[tuple[str, int]] | None = None
         self.link: Context | None = None
+        #: What ends with it, at the latest.
+        self.within: list[Evaluations] | None = None
         #: Whether its parent is somebody else's.
         self.remote = bool(parent_id) and kind is Kind.SERVER
         self.fault: str | None = None
@@ -98,6 +100,14 @@ class Span:
             attributes=attributes,
         )
 
+    def evaluations(self, part: Span) -> Evaluations:
+        """Those whose span is ``part``, one of this one's; they end with this one."""
+        if self.within is None:
+            self.within = []
+        made = Evaluations(part, monotonic)
+        self.within.append(made)
+        return made
+
     def note(self, event: str) -> None:
         """Something of that name happened now."""
         if self.events is None:
@@ -108,6 +118,8 @@ class Span:
         """It is over, now or ``after_ns`` its beginning. Only the first time counts."""
         if self.ended_ns:
             return
+        for evaluations in self.within or ():
+            evaluations.end()
         now_ns = monotonic_ns() + self._wall_ns
         self.ended_ns = now_ns if after_ns is None else self.began_ns + after_ns
         self._sink(self)

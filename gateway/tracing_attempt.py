@@ -7,12 +7,15 @@ Does not know: when an attempt is made, how it ends.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from gateway.tracing import Kind, Span, Value
+from gateway.measured import Measured
+from gateway.tracing import Evaluations, Kind, Span, Value
+from gateway.transform import Transform
 from gateway.upstreams.base import Call, Upstream
 
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
@@ -57,8 +60,42 @@ class AttemptSpans:
 
 
 def carried(call: Call, span: Span | None) -> Call:
-    """``call`` with the headers that tell the upstream of ``span``."""
+    """``call`` with the headers that tell the upstream of ``span``, and expressions for tensors
+    that are parts of it."""
     if span is None:
         return call
     request = call.request
-    return replace(call, request=replace(request, headers=span.carried(request.headers)))
+    request = replace(request, headers=span.carried(request.headers))
+    if not call.inputs and call.output is None:
+        return replace(call, request=request)
+    return replace(
+        call,
+        request=request,
+        inputs={name: _traced(each, span) for name, each in call.inputs.items()},
+        output=None if call.output is None else _traced(call.output, span),
+    )
+
+
+class _Traced:
+    """A tensor's expression, all of whose evaluations in one attempt are one part of it."""
+
+    __slots__ = ("_evaluations", "_inner", "_span")
+
+    def __init__(self, inner: Measured, span: Span) -> None:
+        self._inner = inner
+        self._span = span
+        self._evaluations: Evaluations | None = None
+
+    def evaluate(self, text: str, bindings: Mapping[str, Any] | None = None) -> str | None:
+        """See ``Transform.evaluate``."""
+        if self._evaluations is None:
+            self._evaluations = self._span.evaluations(self._inner.span(self._span))
+        return self._evaluations.evaluate(self._inner.evaluate, text, bindings)
+
+    def release(self) -> None:
+        """See ``Transform.release``."""
+        self._inner.release()
+
+
+def _traced(transform: Transform, span: Span) -> Transform:
+    return _Traced(transform, span) if isinstance(transform, Measured) else transform

@@ -22,15 +22,14 @@ _METHODS: Final = (
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
 )  # fmt: skip
 _OTHER: Final = "_OTHER"
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 _PATH_CHARS_MAX: Final = 512
 
 
-def begin(tracing: Tracing, request: Incoming) -> tuple[Span | None, Mapping[str, str]]:
+def begin(tracing: Tracing, request: Incoming) -> tuple[Span | None, Mapping[str, str] | None]:
     """The span of a request that has just come, where it is sampled; and the headers that go on to
     upstreams for it."""
     if request.path in _UNTRACED:
-        return None, _NO_HEADERS
+        return None, None
     return tracing.begin(request.headers, request.method)
 
 

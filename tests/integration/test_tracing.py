@@ -376,11 +376,14 @@ async def test_a_collector_that_is_away_for_a_moment_gets_the_spans_all_the_same
     assert len(got.spans) == 3
 
 
-async def test_a_trace_that_is_asked_for_from_outside_reaches_a_triton_over_grpc() -> None:
+async def test_a_triton_over_grpc_is_told_of_its_span_and_expressions_are_parts_of_that() -> (
+    None
+):
     servicer = triton.Servicer()
     async with collector() as got, triton.serving(servicer) as url:
         upstreams = f'gpu: {{kind: triton, url: "{url}"}}'
-        async with traced(got, upstreams, "doc: {upstream: gpu, pipeline: m}") as traces:
+        pipelines = "doc: {upstream: gpu, pipeline: m, inputs: {IN: text}, output: OUT}"
+        async with traced(got, upstreams, pipelines) as traces:
             await traces.post("doc", headers={"traceparent": PARENT, "tracestate": "a=1"})
     (root,) = got.roots()
     (call,) = root.named("call gpu")
@@ -388,6 +391,8 @@ async def test_a_trace_that_is_asked_for_from_outside_reaches_a_triton_over_grpc
     assert metadata["traceparent"] == f"00-{TRACE_ID}-{call.span_id}-01"
     assert metadata["tracestate"] == "a=1"
     assert call.said["rpc.system.name"] == "grpc"
+    assert [part.name for part in call.parts] == ["transform inputs", "transform output"]
+    assert {part.said["gateway.transform.evaluations"] for part in call.parts} == {1}
 
 
 async def test_buckets_name_the_newest_trace_in_them_where_the_scraper_can_read_that() -> None:

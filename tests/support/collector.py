@@ -100,7 +100,7 @@ class Collector:
     def roots(self) -> list[Traced]:
         """The spans that have come which are nobody's part here, with all that is in them."""
         known = {each.span_id: each for each in self.spans}
-        roots = []
+        roots: list[Traced] = []
         for each in self.spans:
             each.parts = []
         for each in sorted(self.spans, key=lambda one: one.sent.start_time_unix_nano):
