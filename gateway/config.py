@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from gateway import crossrefs, explain, shape, yamltext
 from gateway.edge_sections import LimitsConfig, TracingConfig
 from gateway.errors import ConfigError
+from gateway.keyfile import or_file, with_keys
 from gateway.pipeline_sections import PipelineConfig
 from gateway.section import Section
 from gateway.sections import (
@@ -47,7 +48,9 @@ class Config(Section):
     )
     keys: tuple[KeyConfig, ...] | None = Field(
         default=None,
-        description="The clients' keys. Absent: the gateway is open to all.",
+        description="The clients' keys, or {file: keys.yaml}: a file that holds the list, relative "
+        "to the configuration's folder. Absent: the gateway is open to all.",
+        json_schema_extra=or_file,
     )
     limits: LimitsConfig = Field(
         default=LimitsConfig(), description="Where it is counted what keys have asked for."
@@ -102,8 +105,10 @@ def examine(path: Path, environ: Mapping[str, str], *, files: Files | None = Non
 
     Raises ConfigError where the file is missing or no YAML."""
     files = {} if files is None else files
-    document = yamltext.read(path, files)
+    document, fault = with_keys(yamltext.read(path, files), path.parent, environ, files)
     problems = explain.Problems(document)
+    if fault is not None:
+        problems.add(*fault)
     keys = _keys()
     data = explain.plain(keys, environ, problems)
     config = None

@@ -79,11 +79,14 @@ Node = Scalar | Section | Items
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """One file's text and its tree. ``file`` is what messages call it."""
+    """One file's text and its tree. ``file`` is what messages call it. Where another file's tree
+    is part of it, that one's text follows its own, from the offset ``part_start`` on."""
 
     file: str
     text: str
     root: Node
+    part: Document | None = None
+    part_start: int = 0
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -96,8 +99,32 @@ class Document:
 
     def at(self, offset: int) -> str:
         """``file:line:column`` of the character at ``offset``."""
+        if self.part is not None and offset >= self.part_start:
+            return self.part.at(offset - self.part_start)
         line, column = self.position(offset)
         return f"{self.file}:{line}:{column}"
+
+    def with_part(self, key: str, part: Document) -> Document:
+        """This document with the tree of another file as the value of its top-level ``key``."""
+        if not isinstance(self.root, Section):
+            raise TypeError("the document is no section")
+        start = len(self.text) + 1
+        entries = self.root.entries | {key: _moved(part.root, start)}
+        root = Section(self.root.start, entries, self.root.keys)
+        return Document(self.file, f"{self.text}\n{part.text}", root, part, start)
+
+
+def _moved(node: Node, by: int) -> Node:
+    """``node`` as it stands behind another text of the length ``by``."""
+    match node:
+        case Scalar():
+            return Scalar(node.text, node.start + by, node.end + by, node.style)
+        case Items():
+            return Items(node.start + by, [_moved(each, by) for each in node.items])
+        case Section():
+            entries = {key: _moved(each, by) for key, each in node.entries.items()}
+            keys = {key: start + by for key, start in node.keys.items()}
+            return Section(node.start + by, entries, keys)
 
 
 @dataclass(frozen=True, eq=False)

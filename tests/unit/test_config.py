@@ -832,6 +832,8 @@ ROOT = Path(sections_module.__file__).parent.parent
 def test_every_configuration_that_comes_along_is_right(name: str, tmp_path: Path) -> None:
     for upstream in ("cambrion", "pupau"):
         (tmp_path / f"{upstream}-api-key").write_text("secret\n")
+    (tmp_path / "redis-password").write_text("secret\n")
+    (tmp_path / "keys.yaml").write_text(f"- {{name: team, sha256: {'a' * 64}}}\n")
     teams = {"ACCOUNTING": "a", "SUPPORT": "b", "OPERATIONS": "c"}
     environ = {f"{team}_KEY_SHA256": digit * 64 for team, digit in teams.items()}
     config = load(ROOT / name, {**environ, "SECRETS": str(tmp_path)})
