@@ -200,8 +200,7 @@ class Mounted:
             assert reference.get("optional"), f"there is no ConfigMap {reference['name']}"
             return {}
 
-    def turn(self, volume: str, **changed: str) -> None:
-        """Turn a volume to the files that it has, with some changed: ``gateway_yaml="…"``."""
-        named = {key.replace("_", ".", 1): text for key, text in changed.items()}
-        self.files[volume] |= named
+    def turn(self, volume: str, changed: dict[str, str]) -> None:
+        """Turn a volume to the files that it has, with some of them ``changed``."""
+        self.files[volume] |= changed
         self.volumes[volume].turn(self.files[volume])

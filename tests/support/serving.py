@@ -130,13 +130,14 @@ async def gone(pids: set[int]) -> None:
 
 
 @asynccontextmanager
-async def serving(config: Path, *arguments: str) -> AsyncIterator[Serving]:
-    """``serve`` with the file ``config``; it is gone when the context is left."""
+async def serving(config: Path, *arguments: str, **environment: str) -> AsyncIterator[Serving]:
+    """``serve`` with the file ``config`` and more ``environment``; it is gone when the context is
+    left."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "serve", "--config", str(config), *arguments),
         stdout=PIPE,
         stderr=PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         preexec_fn=_as_in_a_container,
     )
     started = Serving(process)
