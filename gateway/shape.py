@@ -242,7 +242,7 @@ def _amount(number: Any) -> str:
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a file for ``model``: numbers and switches may also be a ``${NAME}``."""
+    """The JSON Schema of a file for ``model``: what is not any text may also be a ``${NAME}``."""
     schema = _schema(model.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
@@ -250,15 +250,19 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 def _schema(schema: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in ("properties", "$defs"):  # below these, keys are names and not keywords
+        # Below these, keys are names and not keywords.
+        if key in ("properties", "patternProperties", "$defs"):
             changed[key] = {name: _schema(each) for name, each in value.items()}
-        elif isinstance(value, dict) and key != "default":
+        elif isinstance(value, dict) and key not in ("default", "propertyNames"):
             changed[key] = _schema(value)
         elif key in {"anyOf", "oneOf"}:
             changed[key] = [_schema(each) for each in value]
         elif key != "title":  # pydantic's titles only repeat the names
             changed[key] = value
-    if changed.get("type") in ("integer", "number", "boolean"):
+    if "patternProperties" in changed:  # names of the user's own, which must be like that
+        changed["additionalProperties"] = False
+    narrow = changed.get("type") in ("integer", "number", "boolean")
+    if narrow or "enum" in changed or "pattern" in changed:
         moved = {key: changed.pop(key) for key in list(changed) if key not in _NOTES}
         changed["anyOf"] = [moved, {"type": "string", "pattern": r"\$\{.+\}"}]
     return changed
