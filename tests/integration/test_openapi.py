@@ -185,9 +185,12 @@ async def test_where_everything_is_open_the_document_names_the_pipelines() -> No
     upstreams: {docs: {kind: cambrion, url: "http://127.0.0.1:9/v1"}}
     pipelines: {doc: {upstream: docs}, other: {upstream: docs}}
     """
-    async with gateway(config) as base, client(base) as session:
-        async with session.get("/openapi.json") as response:
-            document = await response.json()
+    async with (
+        gateway(config) as base,
+        client(base) as session,
+        session.get("/openapi.json") as response,
+    ):
+        document = await response.json()
     assert document["components"]["parameters"]["pipeline"]["schema"]["enum"] == ["doc", "other"]
     assert "/v1/executions" not in document["paths"]
 
