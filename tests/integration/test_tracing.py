@@ -376,9 +376,7 @@ async def test_a_collector_that_is_away_for_a_moment_gets_the_spans_all_the_same
     assert len(got.spans) == 3
 
 
-async def test_a_triton_over_grpc_is_told_of_its_span_and_expressions_are_parts_of_that() -> (
-    None
-):
+async def test_a_triton_over_grpc_is_told_of_its_span_and_expressions_are_parts_of_that() -> None:
     servicer = triton.Servicer()
     async with collector() as got, triton.serving(servicer) as url:
         upstreams = f'gpu: {{kind: triton, url: "{url}"}}'
