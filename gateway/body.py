@@ -160,7 +160,10 @@ def _filename(segment: MultipartSegment) -> str | None:
         return str(segment.filename)
     header = Message()
     header[hdrs.CONTENT_DISPOSITION] = segment.header(hdrs.CONTENT_DISPOSITION, "")
-    return header.get_filename()
+    try:
+        return header.get_filename()
+    except ValueError:  # its character set has no name that one could have
+        return None
 
 
 class _Pacer:

@@ -43,7 +43,7 @@ class Problems:
         those that an alias brings to one place; nothing more is said of a value that was
         spoilt before."""
         if offset not in self._spoilt:
-            where = f"{dotted(path)}: " if path else ""
+            where = f"{_shown(dotted(path))}: " if path else ""
             line = f"{self.document.at(offset)}: {where}{words}"
             self._found.setdefault((offset, str(path[-1:]), words), line)
 
@@ -63,6 +63,11 @@ def dotted(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def _shown(text: str) -> str:
+    """``text``, which cannot end the line that it stands in."""
+    return text if text.isprintable() else quoted(text)
 
 
 def did_you_mean(word: str, known: list[str], suffix: str = "") -> str:

@@ -160,7 +160,7 @@ class Mapper:
             evaluate = self._traced(transform, self.trace)
         for text in texts:
             self.seen = text
-            result = evaluate(text.decode(), bindings)
+            result = evaluate(text.decode("utf-8", "replace"), bindings)  # as the rules have it
             if result is None:
                 continue
             if result[0] == "{":  # one, as nearly always

@@ -34,9 +34,8 @@ _SMALL_BYTES: Final = 64 * 1024
 _UNSENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 #: A host, and a port where it has one (RFC 3986); it may be empty.
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]*)?", re.ASCII)
-#: Clients ask for few hosts; so many are known by sight, of those of any usual length.
-_HOSTS_KEPT: Final = 1024
-_HOST_CHARS_KEPT: Final = 255
+#: Clients ask for few hosts, and so many are known by sight; none is longer than a header may be.
+_HOSTS_KEPT: Final = 256
 
 
 def _body(error: RequestRejected) -> bytes:
@@ -51,11 +50,11 @@ def _refusal(message: RawRequestMessage, body: StreamReader) -> RequestRejected 
     version, headers = message.version, message.headers
     if version is not HttpVersion11 and version is not HttpVersion10:
         return _malformed("its version is neither HTTP/1.1 nor HTTP/1.0", 505)
-    if message.chunked and (
+    if hdrs.TRANSFER_ENCODING in headers and (
         version is HttpVersion10 or headers[hdrs.TRANSFER_ENCODING].lower() != "chunked"
     ):
         # 1.0 has no such coding; of those that 1.1 has, no other is undone here.
-        status = 400 if version is HttpVersion10 else 501
+        status = 501 if message.chunked and version is HttpVersion11 else 400
         return _malformed("Transfer-Encoding: only chunked is understood, in HTTP/1.1", status)
     if message.upgrade and message.method == hdrs.METH_CONNECT:
         return _malformed("CONNECT: this is no proxy of that kind", 501)
@@ -63,8 +62,7 @@ def _refusal(message: RawRequestMessage, body: StreamReader) -> RequestRejected 
         return _malformed("Content-Length: longer than anything is")  # the parser's word for none
     if "#" in message.path:
         return _malformed("the path of a request has no fragment")
-    host = headers.get(hdrs.HOST, "")
-    if not (_is_host(host) if len(host) <= _HOST_CHARS_KEPT else _HOST.fullmatch(host)):
+    if not _is_host(headers.get(hdrs.HOST, "")):
         return _malformed("Host: expected a name or an address, and a port if any")
     return None
 

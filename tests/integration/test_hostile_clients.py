@@ -439,3 +439,33 @@ async def test_a_fast_transformed_stream_leaves_room_for_others() -> None:
             reading.cancel()
     # Upstream, gateway and reader share this loop: most turns are short all the same.
     assert sorted(gaps)[len(gaps) // 2] < 0.1
+
+
+@pytest.mark.parametrize("pipeline", ["chat", "touched"])
+async def test_what_is_no_text_in_an_upstreams_event_does_not_end_the_stream(pipeline: str) -> None:
+    first = b'data: {"type":"LAYER_MESSAGE","message":"m","layerId":"0","note":"\xff"}\n\n'
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        await peer.chunk(first + frames(EVENTS[-1:]))
+        await peer.end()
+
+    async with running(script) as (_, session):
+        path = f"/pipelines/{pipeline}/queries?sse=true"
+        async with session.post(path, json={"request": "x"}) as response:
+            text = (await response.read()).decode("utf-8", "replace")  # as the rules have it
+    assert '"note":"\N{REPLACEMENT CHARACTER}"' in text
+    assert '"last": true' in text or '"last":true' in text
+    assert '"errors":[{' not in text
+
+
+async def test_a_file_name_in_a_character_set_that_cannot_be_is_no_name() -> None:
+    form = (
+        b"--b\r\nContent-Disposition: form-data; name=file; filename*=utf\0-8''x\r\n\r\nhi\r\n"
+        b"--b--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with running(good) as (far, session):
+        async with session.post("/pipelines/chat/queries", data=form, headers=headers) as response:
+            assert response.status == 200
+        assert b'filename="media-1.txt"' in far.seen[0].body

@@ -104,6 +104,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
             (b"chunked", b"chunked"), (b"identity", b"chunked"), (b"chunked", b"identity"),
         )
     },
+    "an empty coding of no body": (field(b"Transfer-Encoding:"), 400),
     "chunks in HTTP/1.0": (CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + CHUNKS, 400),
     "chunks in an HTTP/1.0 that is to be kept": (
         field(b"Connection: keep-alive\r\nTransfer-Encoding: chunked").replace(b"/1.1", b"/1.0")

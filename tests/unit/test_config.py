@@ -919,3 +919,9 @@ def found_in(path: Path) -> list[str]:
     except ConfigError as error:
         return error.problems or ["a refusal without a reason"]
     return []
+
+
+def test_a_problem_is_one_line_whatever_its_key_holds(loaded: Loader, folder: Path) -> None:
+    [problem] = problems(loaded, folder, LEAST + '"two\\nlines\\e[31m": 1\n')
+    assert problem.isprintable()
+    assert "two\N{REPLACEMENT CHARACTER}lines" in problem
