@@ -16,10 +16,11 @@ from gateway.values import Expression
 
 
 def changes(before: Config, after: Config) -> dict[str, dict[str, list[str]]]:
-    """The names of the upstreams and pipelines that were added, removed and changed:
+    """The names of the upstreams, pipelines and keys that were added, removed and changed:
     ``{"upstreams": {"added": [...], "removed": [...], "changed": [...]}, "pipelines": {…}}``;
     what is empty is left out."""
     found = {
+        "keys": _compare(*({key.name: key for key in each.keys or ()} for each in (before, after))),
         "upstreams": _compare(before.upstreams, after.upstreams),
         "pipelines": _compare(before.pipelines, after.pipelines),
     }

@@ -36,6 +36,7 @@ from gateway.cli_executions import (
     watch,
 )
 from gateway.cli_executions import expression as read_expression
+from gateway.cli_keys import keys
 from gateway.errors import ConfigError, GatewayError, TransformFailed
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ app = typer.Typer(
 
 app.add_typer(executions, name="executions")
 app.add_typer(hooks, name="hooks")
+app.add_typer(keys, name="keys")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

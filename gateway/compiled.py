@@ -177,6 +177,7 @@ def installation_problems(
     config: Config,
     triton_modules: Sequence[str] = _TRITON_MODULES,
     tracing_module: str = _TRACING_MODULE,
+    redis_module: str = "redis",
 ) -> list[str]:
     """What ``config`` needs and this installation does not have, a line each."""
     kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
@@ -185,6 +186,11 @@ def installation_problems(
         problems.append(
             f"tracing: needs {tracing_module}; install the extra with: "
             "pip install 'pipeline-gateway[otel]'"
+        )
+    if config.limits.store is not None and not _installed(redis_module):
+        problems.append(
+            f"limits.store: needs {redis_module}; install the extra with: "
+            "pip install 'pipeline-gateway[redis]'"
         )
     missing = [module for module in triton_modules if not _installed(module)]
     if not missing:

@@ -24,8 +24,8 @@ from gateway.quotas import Taken
 from gateway.site import Site
 from gateway.tracing import Span
 
-#: Rejections whose messages speak of upstreams.
-_OF_UPSTREAMS: Final = (Code.OVERLOADED, Code.UPSTREAM_REJECTED)
+#: Rejections whose messages speak of upstreams, or of a key's name.
+_OF_NAMES: Final = (Code.OVERLOADED, Code.UPSTREAM_REJECTED, Code.RATE_LIMITED)
 
 
 class _Line(Struct, omit_defaults=True):
@@ -142,7 +142,7 @@ class Exchange:
         if self.code is not None:
             line.code = self.code
             # A rejection's message may quote the request; the others speak of upstreams.
-            if self.outcome is not Outcome.REJECTED or self.code in _OF_UPSTREAMS:
+            if self.outcome is not Outcome.REJECTED or self.code in _OF_NAMES:
                 line.error = self.message
         elif self.outlet.dropped is not None:
             line.error = self.outlet.dropped

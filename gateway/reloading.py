@@ -146,7 +146,9 @@ class Reloader:
 
 
 def _what(before: Config, after: Config) -> dict[str, Any]:
-    """What changed, for the log: upstreams by name, pipelines by number, for they can be many."""
+    """What changed, for the log: upstreams and keys by name, pipelines by number, for they can be
+    many."""
     found = changes(before, after)
     counts = {how: len(names) for how, names in found.get("pipelines", {}).items()}
-    return {"upstreams": found.get("upstreams", {}), "pipelines": counts}
+    shown = {what: found.get(what, {}) for what in ("upstreams", "keys")}
+    return {**shown, "pipelines": counts}

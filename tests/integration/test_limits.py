@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.support.limited import CHAT, QUERY, SYNC, limited
+from tests.support.gated import Reader, Talker
+from tests.support.limited import CHAT, QUERY, SYNC, Limited, configuration, key_line, limited
 from tests.support.raw import raw
+from tests.support.remote import remote
+from tests.support.running import client
+from tests.support.serving import serving
 from tests.support.timing import patience
 
 
@@ -85,11 +91,11 @@ async def test_streams_are_counted_while_they_are_open_however_they_end(path: st
         await left(gateway, 2)
 
 
-async def left(gateway: object, number: int) -> None:
+async def left(gateway: Limited, number: int) -> None:
     """Wait until so many streams are free."""
     async with patience():
         while True:
-            _, head, _ = await gateway.call("team")  # type: ignore[attr-defined]
+            _, head, _ = await gateway.call("team")
             if head["RateLimit"] == f'"streams";r={number}':
                 return
             await asyncio.sleep(0.005)
@@ -144,9 +150,42 @@ async def test_as_many_get_through_at_once_as_may() -> None:
         assert sorted(status for status, _, _ in answers) == [200] * 20 + [429] * 40
 
 
-async def test_a_metric_of_refusals_is_forgotten_with_its_key() -> None:
-    line = 'gateway_limited_total{key="team",limit="minute"} 1.0'
-    async with limited(team="{requests_per_minute_max: 1}") as gateway:
-        await gateway.call("team")
-        await gateway.call("team")
-        assert await gateway.metric(line)
+async def test_keys_in_a_file_are_reloaded_and_what_was_counted_stays(tmp_path: Path) -> None:
+    docs, talk = Reader(), Talker()
+    talk.gate.clear()
+    async with remote(docs) as first, remote(talk) as second, AsyncExitStack() as stack:
+        text = configuration(first.url, second.url, {}, "server: {port: 0, pre_stop_s: 0}")
+        text = text.replace("keys: ", "keys: {file: keys.yaml}")
+        (tmp_path / "gateway.yaml").write_text(text.replace("executions: {}", ""))
+        keys = tmp_path / "keys.yaml"
+        keys.write_text(
+            f"- {key_line('team', '{requests_per_minute_max: 3}')}\n"
+            f"- {key_line('gone', '{requests_per_minute_max: 1, streams_max: 1}')}\n"
+        )
+        served = await stack.enter_async_context(serving(tmp_path / "gateway.yaml"))
+        session = await stack.enter_async_context(client(served.base))
+        gateway = Limited(session, docs, talk)
+        for _ in range(2):
+            assert (await gateway.call("team"))[0] == 200
+        async with gateway.stream("gone") as stream, patience():
+            assert (await gateway.call("gone"))[0] == 429
+            keys.write_text(
+                f"- {key_line('team', '{requests_per_minute_max: 4}')}\n- {key_line('new')}\n"
+            )
+            loaded = await served.said("configuration loaded")
+            assert loaded["keys"] == {"added": ["new"], "removed": ["gone"], "changed": ["team"]}
+            status, head, _ = await gateway.call("team")
+            assert (status, head["RateLimit-Policy"]) == (200, '"minute";q=4;w=60')
+            assert head["RateLimit"].startswith('"minute";r=1;')
+            assert [(await gateway.call(key))[0] for key in ("new", "gone")] == [200, 401]
+            talk.gate.set()
+            assert b"LAYER_RESPONSE" in await stream.read()
+        await served.said("configuration retired")
+        async with patience():
+            while await gateway.metric('gateway_limited_total{key="gone",limit="minute"} 1.0'):
+                await asyncio.sleep(0.01)
+        keys.write_text("- {name: team, sha256: 1}\n")
+        refused = await served.said("configuration refused; the one before stays live")
+        (problem,) = refused["problems"]
+        assert problem.startswith(f"{keys}:1:24: keys[0].sha256: ")
+        assert (await gateway.call("team"))[0] == 200

@@ -46,5 +46,15 @@ def test_what_was_added_removed_and_changed_is_told_by_name(tmp_path: Path) -> N
     }
 
 
+def test_keys_are_told_by_name_too(tmp_path: Path) -> None:
+    kept, one, other = (f"- {{name: {name}, sha256: {name[0] * 64}" for name in ("a", "b", "c"))
+    open_to_all = read(tmp_path, BEFORE)
+    before = read(tmp_path, f"keys:\n{kept}}}\n{one}}}\n" + BEFORE)
+    after = read(tmp_path, f"keys:\n{other}}}\n{kept}, limits: {{streams_max: 1}}}}\n" + BEFORE)
+    found = {"added": ["c"], "removed": ["b"], "changed": ["a"]}
+    assert changes(before, after) == {"keys": found}
+    assert changes(open_to_all, before) == {"keys": {"added": ["a", "b"]}}
+
+
 def test_a_file_that_is_only_written_otherwise_changes_nothing(tmp_path: Path) -> None:
     assert changes(read(tmp_path, BEFORE), read(tmp_path, "# More words.\n" + BEFORE)) == {}
