@@ -89,11 +89,14 @@ def tls_words(error: BaseException | None) -> str:
         return _VERIFY.get(
             error.verify_code, f"its certificate is not accepted ({error.verify_message})"
         )
-    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    # One that OpenSSL did not raise has none.
+    reason = getattr(error, "reason", None) or ""
     if "WRONG_VERSION_NUMBER" in reason or reason == "HTTP_REQUEST":
         return "does not speak TLS there"
     if "_ALERT_" in reason:
         for part, words in _ALERTS:
             if part in reason:
                 return words
-    return f"TLS failed ({reason.lower().replace('_', ' ')})" if reason else "TLS failed"
+    if reason:
+        return f"TLS failed ({reason.lower().replace('_', ' ')})"
+    return str(error.args[-1]) if type(error) is ssl.SSLError else "TLS failed"

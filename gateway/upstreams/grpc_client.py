@@ -294,7 +294,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         encrypted = transport.get_extra_info("ssl_object")
         if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
-            self._settled.set_exception(ssl.SSLError("the server does not speak HTTP/2"))
+            self._settled.set_exception(ssl.SSLError("does not speak HTTP/2 over TLS"))
             self.abort()
             return
         self._flush()
@@ -336,15 +336,21 @@ class _Connection(asyncio.Protocol):
         self._http2.blocked = False
         self._flush()
 
+    def _unspoken(self, cause: BaseException | None) -> OSError:
+        """Why it ended before the server had said anything."""
+        if isinstance(cause, ssl.SSLError):
+            return cause
+        if self._transport.get_extra_info("ssl_object") is not None:
+            # Not every server says what it does not like, such as one without a certificate.
+            return ssl.SSLError("closed the connection as soon as TLS was agreed on")
+        return OSError(errno.ECONNRESET, "closed before it had spoken")
+
     def _break_off(self, failure: Exception) -> None:
         """Nothing more can come."""
         self.abort()
         if not self._settled.done():
             if isinstance(failure, Lost):
-                cause = failure.__cause__
-                failure = OSError(errno.ECONNRESET, "closed before it had spoken")
-                if isinstance(cause, ssl.SSLError):
-                    failure = cause
+                failure = self._unspoken(failure.__cause__)
             self._settled.set_exception(failure)
             self._settled.exception()  # nobody has to wait for it
         for stream in tuple(self._http2.streams.values()):
