@@ -19,7 +19,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
 	then echo "$$name"; break; fi; done)
 
-.PHONY: help setup demo test check format bench soak crash steady lock requirements sbom audit clean distclean
+.PHONY: help setup demo test check format fuzz bench soak crash steady lock requirements sbom audit clean distclean
 
 help: ## Print this list
 	@printf 'Targets:\n'
@@ -65,6 +65,10 @@ format: $(STAMP) ## Put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+fuzz: $(STAMP) ## Look for bytes that break a reader of them (TARGET=name: one of the readers; SECONDS=60 for each)
+	$(BIN)/python -m pip install --no-input --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(TARGET) --seconds $(or $(SECONDS),60)
+
 bench: $(BENCH_STAMP) ## Measure the gateway beside other proxies (SCENARIO=name: one scenario; QUICK=1: a quick look)
 	@SCENARIO='$(SCENARIO)' QUICK='$(QUICK)' $(BIN)/python -m tests.bench
 
@@ -87,7 +91,7 @@ lock: ## Resolve the newest allowed versions: constraints.txt, and with hashes d
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or 3.12 found.' >&2; exit 1; }
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch"; \
-	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,redis,otel,demo,bench]'; \
+	"$$scratch/bin/python" -m pip install --no-input --quiet --editable '.[dev,triton,pdf,redis,otel,demo,bench,fuzz]'; \
 	{ echo '# Every version that `make setup` installs, direct and transitive. Written by `make lock`.'; \
 	"$$scratch/bin/python" -m pip freeze --exclude-editable; } > constraints.txt; \
 	echo "constraints.txt: $$(grep -c == constraints.txt) packages"; \
