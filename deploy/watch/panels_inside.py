@@ -29,13 +29,14 @@ EXECUTIONS: Final = Row(
         ),
         Panel(
             "Time in the queue",
-            "From a run's acceptance to its beginning.",
+            "From a run's acceptance to its beginning. Good: seconds. Else see its age.",
             "s",
             quantiles("gateway_execution_queue_seconds", GATEWAYS),
         ),
         Panel(
             "Duration, by status (p95)",
-            "From a run's beginning to its end.",
+            "From a run's beginning to its end: nearly all of it is the upstreams'. Compare it "
+            "with their latency.",
             "s",
             (
                 (
