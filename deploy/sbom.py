@@ -17,6 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
 from deploy import locks
 from gateway import __version__
 
@@ -28,7 +31,14 @@ def described(python: Path, extras: Iterable[str] = ()) -> dict[str, Any]:
     ``extras`` and of the base install. Raises SystemExit where it cannot be made."""
     command = [
         *(sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"),
-        *("--of", "JSON", "--pyproject", str(locks.ROOT / "pyproject.toml"), str(python)),
+        *(
+            "--no-validate",
+            "--of",
+            "JSON",
+            "--pyproject",
+            str(locks.ROOT / "pyproject.toml"),
+            str(python),
+        ),
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -71,10 +81,13 @@ def main(extras: list[str]) -> None:
         )
         install = ["pip", "install", "--quiet", "--require-hashes", "--python", str(python)]
         subprocess.run([locks.uv(), *install, *files], check=True)
-        document = described(python, extras)
+        text = json.dumps(described(python, extras), indent=2)
+    if wrong := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
+        sys.exit(f"the bill of materials is not one: {wrong}")
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(json.dumps(document, indent=2) + "\n")
-    print(f"{TARGET.relative_to(locks.ROOT)}: {len(document['components'])} components")
+    TARGET.write_text(text + "\n")
+    components = len(json.loads(text)["components"])
+    print(f"{TARGET.relative_to(locks.ROOT)}: {components} components")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import tomllib
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -173,9 +174,7 @@ def test_it_is_small(image: Built) -> None:
 
 
 def test_all_that_it_imports_to_serve_takes_less_than_a_second_of_cpu(image: Built) -> None:
-    code = (
-        "import gateway.cli, gateway.processes, gateway.compiled, time; print(time.process_time())"
-    )
+    code = "import gateway.cli, gateway.processes, gateway.app, time; print(time.process_time())"
     python = str(image.root / "opt/pipeline-gateway/bin/python")
     taken = []
     for _ in range(5):
@@ -205,6 +204,32 @@ def test_its_base_is_named_with_its_full_version_and_is_the_python_of_the_locks(
     assert {step.words[0] for step in steps(DOCKERFILE) if step.name == "FROM"} == {
         "${PYTHON_IMAGE}"
     }
+
+
+@pytest.mark.parametrize(
+    ("extras", "files"),
+    [
+        ("", ["requirements.txt"]),
+        ("redis", ["requirements.txt", "requirements-redis.txt"]),
+        ("otel,pdf", ["requirements.txt", "requirements-otel.txt", "requirements-pdf.txt"]),
+    ],
+)
+def test_extras_are_those_of_the_build_argument(extras: str, files: list[str]) -> None:
+    (run,) = (
+        step.text for step in steps(DOCKERFILE) if "EXTRAS" in step.text and "$@" in step.text
+    )
+    said = subprocess.run(
+        ["/bin/sh", "-c", run.replace("/build/tools/bin/uv", "echo")],
+        env={"EXTRAS": extras},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = said.stdout.split()
+    assert "--require-hashes" in words
+    assert [word for before, word in pairwise(words) if before == "-r"] == [
+        f"deploy/{name}" for name in files
+    ]
 
 
 def test_only_what_it_is_built_from_goes_to_the_builder(tmp_path: Path) -> None:
