@@ -206,7 +206,7 @@ class KeyConfig(Section):
     """A client's key, as the SHA-256 of its text in hex, and the pipelines it opens."""
 
     name: Name = Field(description="Whose key it is; seen in logs, and by transforms as $key.")
-    sha256: KeyHash = Field(description="Made with: printf %s KEY | sha256sum")
+    sha256: KeyHash = Field(description="Made with: pipeline-gateway keys new, or keys hash.")
     pipelines: tuple[str, ...] = Field(
         default=("*",), description="Names of pipelines it opens; * and ? stand for any characters."
     )

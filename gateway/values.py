@@ -142,7 +142,7 @@ def _header_name(value: str) -> str:
 
 def _key_hash(value: str) -> str:
     digest = value.lower()
-    how = "make it with: printf %s KEY | sha256sum"
+    how = "make it with: pipeline-gateway keys hash"
     if not compile_pattern(r"[0-9a-f]{64}").fullmatch(digest):
         raise ValueError(f"must be the SHA-256 of the key, 64 hex digits; {how}")
     if digest.startswith("e3b0c44298fc1c14") and digest.endswith("a495991b7852b855"):

@@ -416,12 +416,12 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a key in place of its hash": (
         LEAST + "keys:\n- {name: a, sha256: hunter2}\n",
         ["7:21: keys[0].sha256: must be the SHA-256 of the key, 64 hex digits; make it with: "
-         "printf %s KEY | sha256sum"],
+         "pipeline-gateway keys hash"],
     ),
     "the hash of nothing": (
         LEAST + f"keys:\n- {{name: a, sha256: {hashlib.sha256(b'').hexdigest()}}}\n",
         ["7:21: keys[0].sha256: is the SHA-256 of nothing; make it with: "
-         "printf %s KEY | sha256sum"],
+         "pipeline-gateway keys hash"],
     ),
     "two keys of one name, and one key under two names": (
         LEAST + f"keys:\n- {{name: a, sha256: {HASH}}}\n- {{name: a, sha256: {HASH.upper()}}}\n",

@@ -68,7 +68,7 @@ def test_what_is_wrong_in_it_is_told_with_its_own_line_and_column(folder: Path) 
         'keys.yaml:6:3: keys[1].limit: unknown key; did you mean "limits"?',
         "keys.yaml:7:10: keys[2].name: is the name of keys[0] already",
         "keys.yaml:7:24: keys[2].sha256: must be the SHA-256 of the key, 64 hex digits; make it "
-        "with: printf %s KEY | sha256sum",
+        "with: pipeline-gateway keys hash",
         "keys.yaml:7:57: keys[2].limits.streams_max: must be a whole number from 1 to 1000000, "
         'not "0"',
     ]
