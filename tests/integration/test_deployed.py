@@ -157,7 +157,7 @@ async def test_what_kubernetes_turns_is_live_without_a_rollout_config_transforms
         await soon(lambda: equals(entities, 1, len))
 
         keys = yaml.safe_load(secrets["keys.yaml"])
-        assert [each["name"] for each in keys] == ["accounting", "support"]
+        assert [each["name"] for each in keys] == ["accounting-1", "support-1"]
         keys[1]["limits"] = {"requests_per_minute_max": 1000}
         mounted.turn(
             "secrets", {"keys.yaml": yaml.safe_dump(keys), "pupau-api-key": "second-key\n"}
