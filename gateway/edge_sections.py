@@ -94,7 +94,7 @@ class UpstreamTlsConfig(Section):
 
 
 class AdminConfig(Section):
-    """Where the gateway is watched, apart from where it serves."""
+    """Where the gateway is watched, apart from where it serves: no TLS, no keys."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(ge=0, le=65535, description="The port; 0 takes any free one.")

@@ -96,8 +96,8 @@ class ServerConfig(Section):
     )
     admin: AdminConfig | None = Field(
         default=None,
-        description="A port of their own for /metrics, /healthz, /readyz and /config. Absent: all "
-        "but /config are on the gateway's port.",
+        description="A port of its own for /metrics and /config, also for /healthz and /readyz, "
+        "which stay on the gateway's. Absent: all but /config are on the gateway's port.",
     )
 
 
