@@ -94,12 +94,12 @@ def _limits(key: KeyConfig) -> str:
     limits = key.limits
     words = [] if key.tenant is None else [f"tenant {key.tenant}"]
     for count, what in (
-        (limits.requests_per_minute_max, "requests a minute"),
-        (limits.streams_max, "streams at once"),
-        (limits.bytes_per_day_max, "bytes a day"),
+        (limits.requests_per_minute_max, "request{} a minute"),
+        (limits.streams_max, "stream{} at once"),
+        (limits.bytes_per_day_max, "byte{} a day"),
     ):
         if count is not None:
-            words.append(f"at most {count} {what}")
+            words.append(f"at most {count} {what.format('' if count == 1 else 's')}")
     return ", ".join(words) or "any amount"
 
 

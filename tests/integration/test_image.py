@@ -286,7 +286,7 @@ def test_the_locks_cover_what_pyproject_asks_for() -> None:
             assert canonicalize_name(requirement.name) in locked, "run: make requirements"
     build = set(locks.pins(locks.lock("build")))
     assert {"hatchling", "uv"} <= build
-    shipped = {"bench", "demo", "dev"} ^ set(project["optional-dependencies"])
+    shipped = {"bench", "demo", "dev", "fuzz"} ^ set(project["optional-dependencies"])
     assert shipped == set(locks.EXTRAS), "an extra without a lock"
 
 

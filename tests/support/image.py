@@ -142,7 +142,8 @@ class Built:
         into = Path(self.own(target)) if target.startswith("/") else self._folder / target
         if "from" in flags:
             for each in sources:
-                shutil.copytree(self.stages[flags["from"]] / each.lstrip("/"), into, symlinks=True)
+                made = self.stages[flags["from"]] / each.lstrip("/")
+                shutil.copytree(made, into, symlinks=True, dirs_exist_ok=True)
             return
         for each in context(self.source):
             for pattern in sources:
