@@ -114,8 +114,12 @@ class ActorRun:
     def close(self) -> None:
         """Its part of a trace is over, because of the error that is being handled, if one is."""
         if self._span is not None:
-            self._span.attributes["gateway.upstream.name"] = self._taken.target.guard.name
+            if len(self._attempts) == 1:
+                self._tell_upstream(self._span)
             self._span.end_with(sys.exception())
+
+    def _tell_upstream(self, span: Span) -> None:
+        span.attributes["gateway.upstream.name"] = self._taken.target.guard.name
 
     async def ask(self) -> None:
         """Run it where it has one upstream, whose answer is not streamed: no event has to be passed
@@ -158,6 +162,8 @@ class ActorRun:
         self._taken = self._attempts[index]
         labels = (self._part.route.name, self.actor.name, self._taken.target.guard.name)
         self._part.services.metrics.actor_taken.labels(*labels).inc()
+        if self._span is not None:
+            self._tell_upstream(self._span)
 
     @property
     def relays(self) -> bool:

@@ -16,6 +16,7 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
@@ -82,7 +83,7 @@ class Exporter:
         self._resource = _resource(section.service_name, os.environ)
         self._waiting: deque[Span] = deque()
         self._enough = asyncio.Event()
-        self._closing = False
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ends_at = float("inf")
         self._counts = {
@@ -96,7 +97,7 @@ class Exporter:
 
     def put(self, span: Span) -> None:
         """Send it soon. Where too many wait already, it is dropped."""
-        if self._closing or len(self._waiting) >= self._section.spans_max:
+        if self._closing.is_set() or len(self._waiting) >= self._section.spans_max:
             self._counts["dropped"].value += 1
             self._trouble("more spans than are sent (spans_max)")
             return
@@ -110,7 +111,7 @@ class Exporter:
 
     async def close(self) -> None:
         """Send what waits, as far as the time goes that there is for it; then no more."""
-        self._closing = True
+        self._closing.set()
         self._ends_at = self._clock() + _LAST_S
         self._enough.set()
         if self._task is None:
@@ -125,8 +126,8 @@ class Exporter:
             self._task.result()
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
-            if len(self._waiting) < _AT_A_TIME and not self._closing:
+        while self._waiting or not self._closing.is_set():
+            if len(self._waiting) < _AT_A_TIME and not self._closing.is_set():
                 self._enough.clear()
                 try:
                     async with asyncio.timeout(_EVERY_S):
@@ -160,7 +161,7 @@ class Exporter:
                 status, rejected, why = 0, 0, type(error).__name__
             else:
                 why = f"the collector answered {status}"
-            if status == 200:
+            if 200 <= status < 300:
                 if rejected:
                     self._trouble(f"the collector took all spans but {rejected}")
                 else:
@@ -169,8 +170,15 @@ class Exporter:
             self._trouble(why)
             if status not in (0, *_BUSY) or self._clock() + wait_s >= min(ends_at, self._ends_at):
                 return len(batch)
-            await asyncio.sleep(wait_s)
+            await self._pause(wait_s)
             wait_s = min(wait_s * 2, _AGAIN_S_MAX)
+
+    async def _pause(self, wait_s: float) -> None:
+        """Wait; where the gateway stops meanwhile, no longer than it may take."""
+        pausing = asyncio.sleep(_AGAIN_S) if self._closing.is_set() else self._closing.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await pausing
 
     async def _post(self, body: bytes) -> tuple[int, int]:
         """The answer's status, and how many spans of these the collector would not take."""

@@ -30,7 +30,12 @@ def begin(tracing: Tracing, request: Incoming) -> tuple[Span | None, Mapping[str
     upstreams for it."""
     if request.path in _UNTRACED:
         return None, None
-    return tracing.begin(request.headers, request.method)
+    span, carried = tracing.begin(request.headers, request.method)
+    if span is not None:
+        transport = request.protocol.transport
+        secure = transport is not None and transport.get_extra_info("sslcontext") is not None
+        span.attributes["url.scheme"] = "https" if secure else "http"
+    return span, carried
 
 
 def end(
@@ -46,9 +51,6 @@ def end(
     method = request.method if request.method in _METHODS else _OTHER
     attributes = span.attributes
     attributes["http.request.method"] = method
-    transport = request.protocol.transport
-    secure = transport is not None and transport.get_extra_info("sslcontext") is not None
-    attributes["url.scheme"] = "https" if secure else "http"
     attributes["url.path"] = request.path[:_PATH_CHARS_MAX]
     route = _route(request)
     if route is None:
