@@ -22,7 +22,8 @@ AsJson = Callable[[bytes], Awaitable[bytes]]
 Evaluate = Callable[[str, bytes], Awaitable[bytes | None]]
 
 _JSON: Final = "application/json"
-_UNQUOTABLE: Final = re.compile(r'[\r\n"]')
+# What a quoted parameter of a form part's header may not hold as it is.
+_UNQUOTABLE: Final = re.compile(r'[\x00-\x1f\x7f"]')
 
 
 async def body_of(
@@ -75,5 +76,5 @@ def _head(boundary: str, name: str, filename: str | None, content_type: str) -> 
 
 
 def _quoted(value: str) -> str:
-    """A header parameter's text: a line break or a quote in it cannot end it."""
+    """A header parameter's text: no control character or quote in it can end it."""
     return _UNQUOTABLE.sub(lambda match: f"%{ord(match.group()):02X}", value)

@@ -103,6 +103,17 @@ async def test_a_form_names_its_parts_as_it_was_told_to() -> None:
     assert 'name="résult%22"'.encode() in body.after(b"")
 
 
+async def test_a_file_name_holds_nothing_that_could_end_its_line() -> None:
+    named = Media("m", b"x", "text/plain", filename='a\r\nX: y\0\x1b[31m"\x7f')
+
+    async def one() -> Sequence[Media]:
+        return (named,)
+
+    body = await body_of(definition("FORM"), OBSERVATION, one, as_json=as_json, evaluate=evaluate)
+    sent = body.after(b"")
+    assert b'filename="a%0D%0AX: y%00%1B[31m%22%7F"\r\n' in sent
+
+
 async def test_no_two_forms_share_a_boundary() -> None:
     assert len({(await made("FORM")).content_type for _ in range(20)}) == 20
 

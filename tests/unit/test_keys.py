@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+from types import FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict
@@ -86,3 +89,25 @@ def test_without_configured_keys_everything_is_open() -> None:
     caller = Keyring(None).identify(CIMultiDict())
     assert caller.name is None
     assert caller.may("anything")
+
+
+def test_a_key_is_found_and_compared_by_its_digest_and_nothing_of_it_is_kept() -> None:
+    """How long it takes tells nothing, then, of how much of a key was right: digests of nearly the
+    same are nothing alike, and which one is found does not depend on what it is compared with."""
+    ring = Keyring([KeyConfig(name="team", sha256=hashlib.sha256(b"s3cret-key").hexdigest())])
+    for given in ("s3cret-kez", "s3cret-ke", "s3cret-key "):
+        nearly = {"X-API-Key": given}
+        if given.strip() == "s3cret-key":
+            assert ring.identify(CIMultiDict(nearly)).name == "team"
+        else:
+            with pytest.raises(RequestRejected):
+                ring.identify(CIMultiDict(nearly))
+    held: list[Any] = [ring]
+    seen: set[int] = set()
+    while held:
+        each = held.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(each))
+        assert each not in ("s3cret-key", b"s3cret-key", "s3cret-kez")
+        held += gc.get_referents(each)
