@@ -106,7 +106,7 @@ _RESULTS: Final = {
         },
         closed=True,
         description="A request, files, or both. There may be several parts `file`.",
-        **{"not": {"properties": {"request": {"not": {}}, "file": {"not": {}}}}},
+        anyOf=[{"required": ["request"]}, {"required": ["file"]}],
     ),
 }
 
