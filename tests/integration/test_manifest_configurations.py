@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.triton.serve import _environment, _find_wheel
 from gateway.metrics import Metrics
+from gateway.sections import TransformsConfig
 from tests.support.commands import run
 from tests.support.manifests import (
     DEPLOY,
@@ -41,6 +42,10 @@ ROOT = DEPLOY.parent
 LAST_WORDS_S = 5
 #: What the application of the sidecar's overlay may take after its SIGTERM, seconds.
 APPLICATION_S = 10
+#: What one worker and its children take before anything is asked of them, and what a child may take
+#: for the expression of a client, unless that is configured.
+IDLE_BYTES = 80 * 1024**2
+EXPRESSION_BYTES = TransformsConfig().client.memory_bytes_max
 #: Stand for what the Secrets hold.
 SECRETS: dict[str, dict[str, str]] = {
     "gateway-secrets": {
@@ -122,6 +127,19 @@ def lets_in(overlay: str, target: Json, number: int, source: Json) -> bool:
                 if number in ports and any(selects(each, source) for each in peers):
                     return True
     return False
+
+
+def test_the_memory_of_a_sidecar_holds_what_its_configuration_lets_in() -> None:
+    read = configured("sidecar")
+    ((_, container),) = gateways("sidecar")
+    body, answer = read["bounds"]["body_bytes_max"], read["bounds"]["answer_bytes_max"]
+    calls = [each["concurrency"] for each in read["upstreams"].values()]
+    needed = IDLE_BYTES + sum(
+        each["running_max"] * (body + answer) + each["waiting_max"] * body for each in calls
+    )
+    needed += read["transforms"]["client"]["processes"] * EXPRESSION_BYTES
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 1024**2
+    assert needed <= limit
 
 
 @each_overlay
