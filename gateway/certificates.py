@@ -6,11 +6,15 @@ Does not know: which keys name the files, when they are read anew, what goes ove
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final
+
+from gateway.values import Pem
 
 #: The words that OpenSSL has for it, and ours.
 _MISMATCH: Final = "KEY_VALUES_MISMATCH"
@@ -21,9 +25,9 @@ class _EncryptedError(Exception):
     """A key's password was asked for."""
 
 
-def server_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+def server_context(certificate: Pem, key: Pem, client_ca: Pem | None) -> ssl.SSLContext:
     """For connections of clients, who must show a certificate of ``client_ca`` where that is given.
-    All three are paths. Raises ValueError, OSError."""
+    Raises ValueError, OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Nobody needs it, and it is how a client could make a server work for nothing.
@@ -37,7 +41,7 @@ def server_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSL
 
 
 def upstream_context(
-    ca: str | None, certificate: str | None, key: str | None, protocols: Sequence[str] = _HTTP
+    ca: Pem | None, certificate: Pem | None, key: Pem | None, protocols: Sequence[str] = _HTTP
 ) -> ssl.SSLContext:
     """For connections to an upstream, whose certificate must come from ``ca``, or from one of the
     system's where that is ``None``. Raises ValueError, OSError."""
@@ -62,29 +66,45 @@ def _empty() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _trust(context: ssl.SSLContext, ca: str) -> None:
+def _trust(context: ssl.SSLContext, ca: Pem) -> None:
     try:
-        context.load_verify_locations(cafile=ca)
+        # Between certificates there may be names in any language, which are not taken.
+        text = ca.text.get_secret_value().encode("ascii", "ignore").decode()
+        context.load_verify_locations(cadata=text)
     except ssl.SSLError as error:
-        raise ValueError(f"the file {ca} holds no certificate that can be read") from error
+        raise ValueError(f"the file {ca.path} holds no certificate that can be read") from error
 
 
-def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
+@contextmanager
+def _as_file(pem: Pem) -> Iterator[str]:
+    """A path under which OpenSSL finds what was read of ``pem``: it takes these from files only."""
+    if not hasattr(os, "memfd_create"):
+        yield pem.path
+        return
+    with os.fdopen(os.memfd_create("pem"), "wb") as file:
+        file.write(pem.text.get_secret_value().encode())
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _show(context: ssl.SSLContext, certificate: Pem, key: Pem) -> None:
     try:
-        # Without this OpenSSL would ask whoever sits at the terminal, if anybody does.
-        context.load_cert_chain(certificate, key, password=_asked)
+        with _as_file(certificate) as shown, _as_file(key) as secret:
+            # Without this OpenSSL would ask whoever sits at the terminal, if anybody does.
+            context.load_cert_chain(shown, secret, password=_asked)
     except _EncryptedError:
         raise ValueError(
-            f"the file {key} is encrypted, and nobody is asked for its password; decrypt it with: "
-            "openssl pkey -in KEY -out KEY"
+            f"the file {key.path} is encrypted, and nobody is asked for its password; decrypt it "
+            "with: openssl pkey -in KEY -out KEY"
         ) from None
     except ssl.SSLError as error:
         if error.reason == _MISMATCH:
             raise ValueError(
-                f"the file {key} is not the key of the certificate in {certificate}"
+                f"the file {key.path} is not the key of the certificate in {certificate.path}"
             ) from error
         raise ValueError(
-            f"the file {key} holds no private key that can be read, or {certificate} no certificate"
+            f"the file {key.path} holds no private key that can be read, or {certificate.path} no "
+            "certificate"
         ) from error
 
 
@@ -92,20 +112,14 @@ def _asked() -> str:
     raise _EncryptedError
 
 
-def check_pair(certificate: str, key: str) -> None:
-    """See that ``key`` is that of ``certificate``; both are paths. Raises ValueError, in words."""
-    try:
-        _show(_empty(), certificate, key)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}") from error
+def check_pair(certificate: Pem, key: Pem) -> None:
+    """See that ``key`` is that of ``certificate``. Raises ValueError, in words."""
+    _show(_empty(), certificate, key)
 
 
-def check_ca(ca: str) -> None:
-    """See that the file ``ca`` holds certificates. Raises ValueError, in words."""
-    try:
-        _trust(_empty(), ca)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}") from error
+def check_ca(ca: Pem) -> None:
+    """See that ``ca`` holds certificates. Raises ValueError, in words."""
+    _trust(_empty(), ca)
 
 
 def date(seconds: float) -> str:

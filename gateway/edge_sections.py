@@ -29,7 +29,7 @@ def _not_expired(certificate: Pem | None) -> Pem | None:
 
 def _authorities(ca: Pem | None) -> Pem | None:
     if ca is not None:
-        certificates.check_ca(ca.path)
+        certificates.check_ca(ca)
     return ca
 
 
@@ -54,7 +54,7 @@ class ClientTlsConfig(Section):
     def _key(cls, key: Pem, info: ValidationInfo) -> Pem:
         certificate = info.data.get("certificate")
         if certificate is not None:
-            certificates.check_pair(certificate.path, key.path)
+            certificates.check_pair(certificate, key)
         return key
 
 
@@ -89,7 +89,7 @@ class UpstreamTlsConfig(Section):
             if (key is None) != (certificate is None):
                 raise ValueError("stands alone; certificate and key belong together")
             if key is not None:
-                certificates.check_pair(certificate.path, key.path)
+                certificates.check_pair(certificate, key)
         return key
 
 

@@ -1,6 +1,6 @@
 """The TLS contexts that a configuration asks for, and until when its certificates are good.
 
-Owns: which keys lead to which context, what is said where a file is no longer what was checked.
+Owns: which keys lead to which context.
 Does not know: how a context is made (``certificates``), who speaks TLS with it.
 """
 
@@ -16,7 +16,6 @@ from gateway.edge_sections import ClientTlsConfig, UpstreamTlsConfig
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.sections import UpstreamConfig
-from gateway.values import Pem
 
 #: How long before a certificate's end the log warns of it, seconds.
 SOON_S: Final = 7 * 86_400.0
@@ -26,9 +25,7 @@ _SERVER: Final = "server"
 def client_context(section: ClientTlsConfig) -> ssl.SSLContext:
     """For connections of clients. Raises ConfigError."""
     try:
-        return certificates.server_context(
-            section.certificate.path, section.key.path, _path(section.client_ca)
-        )
+        return certificates.server_context(section.certificate, section.key, section.client_ca)
     except (OSError, ValueError) as error:
         raise ConfigError([f"server.tls: {error}"]) from error
 
@@ -42,15 +39,9 @@ def upstream_context(name: str, section: UpstreamConfig) -> ssl.SSLContext | Non
         return None
     protocols = ("h2",) if section.url.startswith("grpcs://") else ("http/1.1",)
     try:
-        return certificates.upstream_context(
-            _path(tls.ca), _path(tls.certificate), _path(tls.key), protocols
-        )
+        return certificates.upstream_context(tls.ca, tls.certificate, tls.key, protocols)
     except (OSError, ValueError) as error:
         raise ConfigError([f"upstreams.{name}.tls: {error}"]) from error
-
-
-def _path(pem: Pem | None) -> str | None:
-    return None if pem is None else pem.path
 
 
 def expiries(config: Config) -> dict[str, float]:

@@ -291,13 +291,13 @@ def _store_url(value: str, info: ValidationInfo) -> str:
 
 
 class Pem(BaseModel):
-    """A PEM file, which may change without the configuration: its absolute path, and the SHA-256 of
-    what it held when it was read, so that what was made of something else is not taken for it."""
+    """A PEM file, which may change without the configuration: its absolute path, and what it held
+    when it was read. That is what is used of it: whatever stands there by then was not checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     path: str
-    digest: str = Field(repr=False)
+    text: SecretStr = Field(repr=False)
     #: When the first certificate in it ends, Unix seconds; 0: it holds none.
     expires: float = 0.0
 
@@ -320,7 +320,7 @@ class Pem(BaseModel):
                 _, expires = validity(text)
             except ValueError as error:
                 raise ValueError(f"the {what} {error}") from error
-        return {"path": str(path), "digest": source.files[path].hex(), "expires": expires}
+        return {"path": str(path), "text": text, "expires": expires}
 
     @model_serializer
     def _written(self) -> str:

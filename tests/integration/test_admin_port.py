@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 from contextlib import closing
@@ -164,6 +165,18 @@ async def test_workers_share_it_and_answer_there_until_the_last_stream_has_ended
                 async with secret(address, authority.trusting()) as caller:
                     serials.add(caller.serial)
             assert len(serials) == 1
+            # A worker that takes another's place shows what the others do, whatever lies there now.
+            (tmp_path / "s.key").write_text("nothing")
+            os.kill(min(gateway.children()), signal.SIGKILL)
+            await gateway.said("a worker is started")
+            async with patience():
+                while "gateway_workers 2.0" not in (await told(base, "/metrics"))[1]:
+                    await asyncio.sleep(0.02)
+            for _ in range(8):
+                async with secret(address, authority.trusting()) as caller:
+                    serials.add(caller.serial)
+            assert len(serials) == 1
+            assert gateway.times("a worker has ended") == 1
             assert gateway.times("a certificate expires soon") == 1
             async with (
                 secret(address, authority.trusting()) as caller,

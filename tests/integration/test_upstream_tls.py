@@ -21,6 +21,7 @@ from gateway.certificates import upstream_context
 from gateway.errors import UpstreamFailed
 from gateway.tls import Encrypted
 from gateway.upstreams.triton import TritonUpstream
+from gateway.values import Pem
 from tests.support.client import read_events
 from tests.support.remote import Peer, Remote, Script, Seen, remote
 from tests.support.scripts import EVENTS, OBSERVATION, cambrion_script, pupau_script
@@ -285,7 +286,7 @@ WAYS: dict[str, Callable[..., Any]] = {"grpcs": grpcs, "https": https}
 async def triton(folder: Path, there: str, tls: str) -> AsyncIterator[TritonUpstream]:
     given = dict(part.split(": ") for part in tls.split(", "))
     ca, certificate, key = (
-        str(folder / given[name]) if name in given else None
+        Pem.model_validate(str(folder / given[name])) if name in given else None
         for name in ("ca", "certificate", "key")
     )
     protocol = "h2" if there.startswith("grpcs") else "http/1.1"

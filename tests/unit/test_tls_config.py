@@ -30,6 +30,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    (folder / "named.pem").write_text("# Zürich CA\n" + (folder / "ca.pem").read_text())
     old = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 2, 1, tzinfo=UTC)
     for name, made in (
         ("s", ca.issue_cert("h")),
@@ -56,8 +57,11 @@ def problems(folder: Path, text: str) -> list[str]:
     return []
 
 
-def test_a_certificate_and_its_key_are_taken(files: Path) -> None:
+def test_a_certificate_and_its_key_are_taken_and_cas_with_names_in_any_language(
+    files: Path,
+) -> None:
     assert problems(files, _HEAD) == []
+    assert problems(files, _HEAD.replace("s.key}", "s.key, client_ca: named.pem}")) == []
 
 
 @pytest.mark.parametrize(
