@@ -10,8 +10,8 @@ Does not know: where spans are sent, what HTTP or an upstream is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import IntEnum
 from random import Random
 from time import monotonic, monotonic_ns, time_ns
@@ -185,18 +185,6 @@ def transform_span(trace: Span, pipeline: str, stage: str, actor: str = "") -> S
     return trace.child(f"transform {stage}", Kind.INTERNAL, attributes)
 
 
-def of_run(
-    trace: Span | None, pipeline: str, execution: str, attempt: int
-) -> AbstractContextManager[object]:
-    """Makes what is done within it the queued run whose span ``trace`` is, where it is traced."""
-    if trace is None:
-        return nullcontext()
-    trace.attributes["gateway.pipeline"] = pipeline
-    trace.attributes["gateway.execution_id"] = execution
-    trace.attributes["gateway.run.attempt"] = attempt
-    return trace
-
-
 def evaluation(trace: Span | None, pipeline: str, stage: str) -> AbstractContextManager[object]:
     """Makes what is done within it an evaluation's span, where it is traced."""
     return nullcontext() if trace is None else transform_span(trace, pipeline, stage)
@@ -300,6 +288,22 @@ class Tracing:
             sink=self._sink,
             attributes={},
         )
+
+
+@contextmanager
+def apart(
+    tracing: Tracing | None, headers: Mapping[str, str], pipeline: str, execution: str
+) -> Iterator[Span | None]:
+    """The span of a queued run, which is what is done within it; ``headers`` are those that the
+    request for it had when it went on. ``None``: it is not traced."""
+    span = None if tracing is None else tracing.begin_apart(headers, "run")
+    if span is None:
+        yield None
+        return
+    span.attributes["gateway.pipeline"] = pipeline
+    span.attributes["gateway.execution_id"] = execution
+    with span:
+        yield span
 
 
 def untraced(headers: Headers) -> Mapping[str, str]:

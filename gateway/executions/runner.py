@@ -33,7 +33,7 @@ from gateway.model import Media, Request
 from gateway.pipeline import Run
 from gateway.sections import ExecutionsConfig
 from gateway.site import Site
-from gateway.tracing import of_run
+from gateway.tracing import apart
 
 #: How long one question for work may stay open, and how long a store that failed is left alone.
 _CLAIM_S: Final = 5.0
@@ -320,13 +320,6 @@ class Runner:
             await insist(telling, claim.key),
         )
 
-    async def _perform(self, run: Run, log: EventLog) -> None:
-        async with aclosing(run.stream(Dialect.CAMBRION)) as events:
-            async for event in events:
-                log.add(event_json(event))
-                if log.full:
-                    await log.room()
-
     async def _work(self, claim: Claim, log: EventLog) -> Found:
         """Run the pipeline, with every event into the log. Raises GatewayError."""
         asked = orders.read(claim.payload, claim.media)
@@ -337,12 +330,13 @@ class Runner:
             route = site.routes.get(request.pipeline)
             if route is None:
                 raise RequestRejected(f'there is no pipeline "{request.pipeline}" any more')
-            trace = None
-            if site.tracing is not None:
-                trace = site.tracing.begin_apart(request.headers, "run")
-            run = Run(route, request, Mode.EXECUTE_ASYNC, site.services, trace=trace)
-            with of_run(trace, route.name, claim.key.id, claim.attempt):
-                await self._perform(run, log)
+            with apart(site.tracing, request.headers, route.name, claim.key.id) as trace:
+                run = Run(route, request, Mode.EXECUTE_ASYNC, site.services, trace=trace)
+                async with aclosing(run.stream(Dialect.CAMBRION)) as events:
+                    async for event in events:
+                        log.add(event_json(event))
+                        if log.full:
+                            await log.room()
                 return Found(await run.found(), ready or request.idempotent)
         finally:
             site.leave()
