@@ -98,6 +98,9 @@ class Listener:
         """From now on each new connection is encrypted with what ``tls`` gives, if it does; what
         fails of that is counted in ``metrics``."""
         self._server.tls, self._server.metrics = tls, metrics
+        if tls() is not None:  # of what begins with its first failure, no rate would see that
+            for why in Failure:
+                metrics.tls_failed.labels(why)
 
     async def open(self, host: str, port: int, key: str = "") -> tuple[str, int]:
         """Listen; the address that this came to. ``key``: where it is configured.

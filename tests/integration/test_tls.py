@@ -83,7 +83,7 @@ async def failures(there: app.Listening) -> dict[str, float]:
     return {
         line.split('"')[1]: float(line.split()[-1])
         for line in lines
-        if line.startswith("gateway_tls_failed_total{")
+        if line.startswith("gateway_tls_failed_total{") and not line.endswith(" 0.0")
     }
 
 
