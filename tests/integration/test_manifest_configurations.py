@@ -20,6 +20,7 @@ from deploy.triton.serve import _environment, _find_wheel
 from gateway.metrics import Metrics
 from gateway.sections import TransformsConfig
 from tests.support.commands import run
+from tests.support.debian import binary
 from tests.support.manifests import (
     DEPLOY,
     KUBERNETES,
@@ -207,23 +208,53 @@ def families() -> set[str]:
     return {each.describe()[0].name for each in made if hasattr(each, "describe")}
 
 
-def test_replicas_follow_a_metric_that_there_is() -> None:
+def test_replicas_follow_a_metric_that_there_is(tmp_path: Path) -> None:
     (scaler,) = of_kind("shared", "HorizontalPodAutoscaler")
     pods, cpu = scaler["spec"]["metrics"]
     assert cpu["resource"]["name"] == "cpu"
     name = pods["pods"]["metric"]["name"]
-    assert name in families()
     values = yaml.safe_load((KUBERNETES / "overlays/shared/prometheus-adapter.yaml").read_text())
     (rule,) = values["rules"]["custom"]
-    assert rule["name"] == {"matches": f"^{name}$", "as": name}
-    assert rule["seriesQuery"].partition("{")[0] == name
+    found_by = rule["seriesQuery"].partition("{")[0]
+    assert {name, found_by} <= families()
+    assert rule["name"] == {"matches": f"^{found_by}$", "as": name}
     for label, resource in rule["resources"]["overrides"].items():
         assert resource == {"resource": label}
         assert f'{label}!=""' in rule["seriesQuery"]
     ((template, container),) = gateways("shared")
     assert "cpu" in container["resources"]["requests"], "utilization is a share of it"
-    # What is not ready counts: streams that wait for an upstream are what it is about.
     assert template["metadata"]["labels"].items() >= MARK.items()
+
+    # As the adapter asks it for two pods, one of which has not had a stream yet.
+    asked = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="n",pod=~"a|b"')
+    there = 'namespace="n",job="pipeline-gateway"'
+    series = {
+        f'{found_by}{{{there},pod="a",version="1"}}': 1,
+        f'{found_by}{{{there},pod="b",version="1"}}': 1,
+        f'{name}{{{there},pod="a",pipeline="x",dialect="pupau"}}': 3,
+        f'{name}{{{there},pod="a",pipeline="y",dialect="pupau"}}': 4,
+        f'{name}{{{there},pod="c",pipeline="y",dialect="pupau"}}': 5,
+    }
+    answers = [{"labels": '{pod="a"}', "value": 7}, {"labels": '{pod="b"}', "value": 0}]
+    test = {
+        "input_series": [{"series": key, "values": value} for key, value in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": asked.replace("<<.GroupBy>>", "pod"),
+                "eval_time": "0s",
+                "exp_samples": answers,
+            }
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    said = subprocess.run(
+        [binary("prometheus", "usr/bin/promtool"), "test", "rules", tmp_path / "test.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
 
 
 @each_overlay
