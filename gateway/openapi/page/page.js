@@ -117,7 +117,7 @@ function contents(content) {
 // One call
 
 function parametersOf(path, call) {
-  return [...(path.parameters || []), ...(call.parameters || [])].map(resolved);
+  return [...(call.parameters || []), ...(path.parameters || [])].map(resolved);
 }
 
 function described(path, call) {
