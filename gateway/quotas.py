@@ -105,7 +105,8 @@ def fields(quota: Quota, usage: Usage) -> str:
     parts = []
     if quota.requests is not None:
         left = max(0, quota.requests - usage.requests)
-        parts.append(f'"{Limit.MINUTE}";r={left};t={ceil(usage.minute_s)}')
+        after_s = min(ceil(usage.minute_s), WINDOW_MS // 1000)  # a step more would read oddly
+        parts.append(f'"{Limit.MINUTE}";r={left};t={after_s}')
     if quota.streams is not None:
         parts.append(f'"{Limit.STREAMS}";r={max(0, quota.streams - usage.streams)}')
     if quota.bytes is not None:
