@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeAlias
 
-from gateway.gathered import Change, Exemplars, Family, Labels, Series, Values, change
+from gateway.gathered import Change, Exemplar, Exemplars, Family, Labels, Series, Values, change
 from gateway.metrics import Metrics
 from gateway.tallies import Counter, Gauge, Histogram, Spread
+
+#: A series' exemplars, by the place of their bucket.
+Marks: TypeAlias = dict[int, Exemplar]
 
 #: Series that are read before others get their turn: about a tenth of a millisecond's worth.
 _AT_A_TIME: Final = 256
@@ -45,7 +48,7 @@ def families(metrics: object) -> list[Family]:
 def series(metrics: object) -> Series:
     """The numbers of ``metrics`` as they are now."""
     found: Series = {}
-    for name, labels, values in _numbers(metrics):
+    for name, labels, values, _ in _numbers(metrics):
         found.setdefault(name, {})[labels] = values
     return found
 
@@ -53,24 +56,20 @@ def series(metrics: object) -> Series:
 def exemplars(metrics: object) -> Exemplars:
     """The exemplars of ``metrics`` as they are now."""
     found: Exemplars = {}
-    for family in vars(metrics).values():
-        if isinstance(family, Histogram):
-            marked = {
-                labels: dict(one.exemplars) for labels, one in family.items() if one.exemplars
-            }
-            if marked:
-                found[family.name] = marked
+    for name, labels, _, marks in _numbers(metrics):
+        if marks:
+            found.setdefault(name, {})[labels] = dict(marks)
     return found
 
 
-def _numbers(metrics: object) -> Iterator[tuple[str, Labels, Values]]:
+def _numbers(metrics: object) -> Iterator[tuple[str, Labels, Values, Marks | None]]:
     for family in vars(metrics).values():
         if isinstance(family, Counter | Gauge | Histogram):
             for labels, one in family.items():
                 if isinstance(one, Spread):
-                    yield family.name, labels, (*one.counts, one.sum)
+                    yield family.name, labels, (*one.counts, one.sum), one.exemplars
                 else:
-                    yield family.name, labels, (float(one.value),)
+                    yield family.name, labels, (float(one.value),), None
 
 
 class Counts:
@@ -79,7 +78,7 @@ class Counts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._told: Series = {}
-        self._marked: Exemplars = {}
+        self._marked: dict[tuple[str, Labels], Marks] = {}
         self._one_at_a_time = asyncio.Lock()
         #: What the last telling took of this thread's time, seconds.
         self.took_s = 0.0
@@ -88,26 +87,23 @@ class Counts:
         """What is new since this was asked for the last time."""
         async with self._one_at_a_time:
             found: Series = {}
+            marked: dict[tuple[str, Labels], Marks] = {}
+            news: Exemplars = {}
             began, took_s = perf_counter(), 0.0
-            for number, (name, labels, values) in enumerate(_numbers(self._metrics)):
+            for number, (name, labels, values, marks) in enumerate(_numbers(self._metrics)):
                 found.setdefault(name, {})[labels] = values
+                if marks:
+                    now = marked[name, labels] = dict(marks)
+                    before = self._marked.get((name, labels), {})
+                    if now != before:
+                        new_here = dict(now.items() - before.items())
+                        news.setdefault(name, {})[labels] = new_here
                 if number % _AT_A_TIME == _AT_A_TIME - 1:
                     took_s += perf_counter() - began
                     await asyncio.sleep(0)
                     began = perf_counter()
             told, self._told = self._told, found
             new = change(told, found)
-            new.exemplars = self._new_exemplars()
+            new.exemplars, self._marked = news, marked
             self.took_s = took_s + perf_counter() - began
             return new
-
-    def _new_exemplars(self) -> Exemplars:
-        """Those that were not told yet. There are some only where requests are traced."""
-        marked, self._marked = self._marked, exemplars(self._metrics)
-        new: Exemplars = {}
-        for name, series in self._marked.items():
-            told = marked.get(name, {})
-            for labels, held in series.items():
-                if held != (old := told.get(labels, {})):
-                    new.setdefault(name, {})[labels] = dict(held.items() - old.items())
-        return new
