@@ -139,7 +139,8 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
         self._settled(self, agreed)
 
     def _late(self) -> None:
-        self._failed(Failure.LATE)
+        if not self._below.is_closing():  # else it has failed already, and been counted
+            self._failed(Failure.LATE)
         self.abort()
 
     # Bytes

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,37 @@ async def test_a_large_answer_arrives_whole_however_slowly_it_is_read(
         await asyncio.sleep(0.2)
         status, _, got = answer(await client.read_all())
         assert (status, json.loads(got)) == (200, json.loads(body))
+
+
+async def test_however_the_bytes_are_cut_and_joined_they_mean_the_same(
+    folder: Path, authority: Authority
+) -> None:
+    received, sending = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = authority.trusting().wrap_bio(received, sending, server_hostname="127.0.0.1")
+    async with gateway(folder, both) as (_, there), plainly(there.address) as client:
+
+        async def until_done(step: Callable[[], Any]) -> Any:
+            """Take ``step`` as often as it takes, sending a byte at a time."""
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    for byte in sending.read():
+                        await client.send(bytes((byte,)))
+                    received.write(await client.read())
+
+        async with patience():
+            await until_done(tls.do_handshake)
+            for cut in (1, len(CALL) // 2):  # records of their own, which arrive together
+                tls.write(CALL[:cut])
+                tls.write(CALL[cut:])
+                assert (await until_done(lambda: tls.read(1 << 16))).startswith(b"HTTP/1.1 200 OK")
+            # The last word follows a request within the same bytes.
+            tls.write(CALL)
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+            await client.send(sending.read())
+            await client.read_all()
 
 
 async def flood(seen: Seen, peer: Peer) -> None:
