@@ -106,6 +106,8 @@ def test_the_gateway_has_its_configuration_and_all_secrets_that_this_names() -> 
         re.findall(r"\$\{SECRETS:-/run/secrets\}/([\w.-]+)", (folder / "gateway.yaml").read_text())
     )
     assert set(SERVICES["gateway"]["secrets"]) == secrets
+    for variable in SERVICES["gateway"]["environment"]:
+        assert f"${{{variable}:-" in (folder / "gateway.yaml").read_text()
     server = CONFIG["server"]
     assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:{server['port']}:{server['port']}"]
     grace_s = int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s"))

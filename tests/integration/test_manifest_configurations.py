@@ -130,6 +130,14 @@ def lets_in(overlay: str, target: Json, number: int, source: Json) -> bool:
     return False
 
 
+@each_overlay
+def test_every_variable_that_a_pod_is_given_is_one_of_its_configuration(overlay: str) -> None:
+    config = named(overlay, "ConfigMap", "gateway-config")["data"]["gateway.yaml"]
+    for _, container in gateways(overlay):
+        for each in container["env"]:
+            assert f"${{{each['name']}:-" in config
+
+
 def test_the_memory_of_a_sidecar_holds_what_its_configuration_lets_in() -> None:
     read = configured("sidecar")
     ((_, container),) = gateways("sidecar")
