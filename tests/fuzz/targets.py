@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz import requests, streams, values
+from tests.fuzz import executions, requests, streams, values
 from tests.support.scripts import EVENTS, OBSERVATION
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -40,6 +40,8 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "model": values.model,
     "hook": values.hook,
     "config": values.configuration,
+    "execution": executions.execution,
+    "places": executions.places,
 }
 
 
@@ -171,6 +173,15 @@ def _whole(name: str) -> list[bytes]:
             return [metadata, metadata + b"\n\n" + ensemble]
         case "hook":
             return _json(_HOOK, {"eventType": "OBSERVATION", "endpoint": "http://192.0.2.1:80"})
+        case "execution":
+            return [
+                b'{"executionId":"e","tag":"t","metaData":{"a":1},"hookIds":["h"]}',
+                b"aGVs\nbG8=",
+                b'{"mediaContents":[{"mediaId":"m"}],"documents":null}',
+                b"%PDF-1.7",
+            ]
+        case "places":
+            return [b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\na=b,c@d=e", b"1-17"]
         case "config":
             return [
                 (ROOT / "config" / "gateway.yaml").read_bytes(),
