@@ -31,7 +31,7 @@ from typing import Any, Final, Literal
 from gateway import logs
 from gateway.errors import StoreFailed
 from gateway.executions.redis_scripts import Script
-from gateway.executions.redis_wire import Wire
+from gateway.executions.redis_wire import Unsure, Wire
 from gateway.quotas import DAY_S, STEP_MS, STEPS, Limit, Quota, Taken, Usage
 from gateway.tallies import Gauge
 
@@ -252,8 +252,7 @@ class RedisCounts:
             # A stream that is given up meanwhile may be counted all the same.
             answer = await (asyncio.shield(asked) if stream else asked)
         except StoreFailed as error:
-            self._moved[name] += moved
-            self._gone(error)
+            self._gone(error, name, moved)
             self._refuse()
             return None
         except asyncio.CancelledError:
@@ -297,7 +296,10 @@ class RedisCounts:
         if self._refuses:
             raise StoreFailed("the store of limits cannot be reached", retry_after_s=_LOOK_S)
 
-    def _gone(self, error: StoreFailed) -> None:
+    def _gone(self, error: StoreFailed, name: str = "", moved: int = 0) -> None:
+        """Redis did not answer; ``moved``: the bytes of ``name`` that it was to be told of."""
+        if moved and not isinstance(error, Unsure):  # else it may have counted them
+            self._moved[name] += moved
         if self._away_until is None:
             meanwhile = "refused" if self._refuses else "let through, and not counted"
             fields = {"error": error.message, "requests_of_limited_keys": meanwhile}
@@ -317,14 +319,16 @@ class RedisCounts:
         """Tell Redis what has ended. Where that fails, leases end by themselves."""
         if (timer := self._telling.pop(name, None)) is not None:
             timer.cancel()
+        if self._closed or self._away_until is not None:
+            return  # bytes go with the next question
         moved = self._moved.pop(name, 0)
-        if self._closed or not (moved or stream_ids):
+        if not moved and not stream_ids:
             return
         told = self._wire.script(END, name, moved, *stream_ids)
 
         def note(done: asyncio.Future[Any]) -> None:
             if not done.cancelled() and isinstance(error := done.exception(), StoreFailed):
-                self._gone(error)
+                self._gone(error, name, moved)
 
         told.add_done_callback(note)
 

@@ -170,6 +170,22 @@ async def test_bytes_that_one_process_has_moved_are_used_up_for_all(redis: Redis
         assert 0 < taken.usage.day_s <= 86_400
 
 
+async def test_bytes_that_were_moved_while_redis_was_away_are_told_when_it_is_there_again(
+    redis: RedisServer,
+) -> None:
+    quota = Quota("team", bytes=1000)
+    async with counts(redis, when_away="allow") as store, patience():
+        taken = [await take(store, quota) for _ in range(3)]
+        await redis.kill()
+        taken[0].end(60)
+        assert await store.take(quota, stream=False) is None
+        taken[1].end(30)
+        await redis.start()
+        while (await take(store, quota)).usage.bytes != 90:
+            await asyncio.sleep(0.01)
+        taken[2].end(0)
+
+
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_while_redis_is_away_requests_are_let_through_or_refused_and_never_wait_for_it(
     redis: RedisServer, fault: str
