@@ -13,6 +13,7 @@ import pytest
 from tests.support.gated import Reader, Talker
 from tests.support.limited import CHAT, QUERY, SYNC, Limited, configuration, key_line, limited
 from tests.support.raw import raw
+from tests.support.redis_server import redis_server
 from tests.support.remote import remote
 from tests.support.running import client
 from tests.support.serving import serving
@@ -67,9 +68,18 @@ async def test_every_call_of_a_key_counts_and_none_without_one() -> None:
         assert status == 401
 
 
-@pytest.mark.parametrize("path", [CHAT, f"{QUERY}?sse=true"])
-async def test_streams_are_counted_while_they_are_open_however_they_end(path: str) -> None:
-    async with limited(team="{streams_max: 2}") as gateway:
+@pytest.mark.parametrize(
+    ("path", "shared"), [(CHAT, False), (f"{QUERY}?sse=true", False), (CHAT, True)]
+)
+async def test_streams_are_counted_while_they_are_open_however_they_end(
+    path: str, shared: bool, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        more = ""
+        if shared:
+            redis = await stack.enter_async_context(redis_server(tmp_path))
+            more = f'limits: {{store: "{redis.url}", when_away: refuse}}'
+        gateway = await stack.enter_async_context(limited(more, team="{streams_max: 2}"))
         gateway.talk.gate.clear()
         async with gateway.stream("team", path) as first:
             assert first.status == 200
@@ -96,7 +106,7 @@ async def left(gateway: Limited, number: int) -> None:
     async with patience():
         while True:
             _, head, _ = await gateway.call("team")
-            if head["RateLimit"] == f'"streams";r={number}':
+            if head.get("RateLimit") == f'"streams";r={number}':
                 return
             await asyncio.sleep(0.005)
 
