@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,20 +54,28 @@ def dashboard() -> dict[str, Any]:
 
 
 def _panels() -> Iterator[dict[str, Any]]:
-    number, top = 0, 0
+    numbers, top = count(1), 0
     for row in ROWS:
-        number += 1
-        yield _heading(row, number, top)
+        yield _heading(row, next(numbers), top)
         top += 1
-        left, deepest = 0, 0
-        for panel in row.panels:
-            number += 1
-            height = _HEIGHTS[panel.kind]
-            if left + panel.width > _WIDTH:
-                top, left, deepest = top + deepest, 0, 0
-            yield _panel(panel, number, {"x": left, "y": top, "w": panel.width, "h": height})
-            left, deepest = left + panel.width, max(deepest, height)
-        top += deepest
+        for line in _lines(row):
+            # One height for all beside each other: Grafana moves up what lies below a gap.
+            height, left = max(_HEIGHTS[panel.kind] for panel in line), 0
+            for panel in line:
+                where = {"x": left, "y": top, "w": panel.width, "h": height}
+                yield _panel(panel, next(numbers), where)
+                left += panel.width
+            top += height
+
+
+def _lines(row: Row) -> list[list[Panel]]:
+    """The panels of a row, as many beside each other as there is room for."""
+    lines: list[list[Panel]] = [[]]
+    for panel in row.panels:
+        if sum(each.width for each in lines[-1]) + panel.width > _WIDTH:
+            lines.append([])
+        lines[-1].append(panel)
+    return lines
 
 
 def _heading(row: Row, number: int, top: int) -> dict[str, Any]:

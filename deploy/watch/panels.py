@@ -62,6 +62,11 @@ def rate(counter: str, chosen: str, *by: str) -> str:
     return f"sum by ({', '.join(by)}) (rate({counter}{{{chosen}}}[$__rate_interval]))"
 
 
+def seldom(counter: str, chosen: str, *by: str) -> str:
+    """The same of what is 0 nearly always and has many series: only those that are not."""
+    return f"{rate(counter, chosen, *by)} > 0"
+
+
 def quantile(share: float, histogram: str, chosen: str, *by: str) -> str:
     """What so large a share of the observations stays below."""
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', chosen, *by, 'le')})"

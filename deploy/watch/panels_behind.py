@@ -18,6 +18,7 @@ from deploy.watch.panels import (
     quantile,
     quantiles,
     rate,
+    seldom,
 )
 
 BEHIND: Final = Row(
@@ -107,6 +108,7 @@ BEHIND: Final = Row(
             "than it is asked: see its latency, then concurrency in the configuration.",
             "short",
             ((f"sum by (upstream) (gateway_upstream_waiting{{{UPSTREAMS}}})", "{{upstream}}"),),
+            width=6,
         ),
         Panel(
             "Calls turned away",
@@ -115,10 +117,11 @@ BEHIND: Final = Row(
             "reqps",
             (
                 (
-                    rate("gateway_upstream_refused_total", UPSTREAMS, "upstream", "reason"),
+                    seldom("gateway_upstream_refused_total", UPSTREAMS, "upstream", "reason"),
                     "{{upstream}} {{reason}}",
                 ),
             ),
+            width=6,
         ),
         Panel(
             "Retries",
@@ -126,6 +129,7 @@ BEHIND: Final = Row(
             "429 or 503; what is retried well, callers do not see, and it costs time.",
             "reqps",
             ((rate("gateway_upstream_retries_total", UPSTREAMS, "upstream"), "{{upstream}}"),),
+            width=6,
         ),
         Panel(
             "Calls given up",
@@ -142,6 +146,7 @@ BEHIND: Final = Row(
                     "{{upstream}} {{outcome}}",
                 ),
             ),
+            width=6,
         ),
     ),
 )
@@ -180,7 +185,7 @@ ACTORS: Final = Row(
             "cps",
             (
                 (
-                    rate(
+                    seldom(
                         "gateway_transform_errors_total", PIPELINES, "pipeline", "stage", "reason"
                     ),
                     "{{pipeline}} {{stage}}: {{reason}}",
@@ -209,7 +214,9 @@ ACTORS: Final = Row(
             "percentunit",
             (
                 (
-                    rate("gateway_transform_duration_seconds_sum", PIPELINES, "pipeline", "stage"),
+                    seldom(
+                        "gateway_transform_duration_seconds_sum", PIPELINES, "pipeline", "stage"
+                    ),
                     "{{pipeline}} {{stage}}",
                 ),
             ),

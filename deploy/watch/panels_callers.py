@@ -53,9 +53,9 @@ AT_A_GLANCE: Final = Row(
             "percentunit",
             (
                 (
-                    f"1 - sum(sum_over_time(pipeline:gateway_request_failures:rate5m{{{PIPELINES}}}"
-                    f"[30d])) / sum(sum_over_time(pipeline:gateway_requests_served:rate5m"
-                    f"{{{PIPELINES}}}[30d])) / 0.005",
+                    "clamp_min(1 - sum(sum_over_time(pipeline:gateway_request_failures:rate5m"
+                    f"{{{PIPELINES}}}[30d])) / sum(sum_over_time(pipeline:gateway_requests_served"
+                    f":rate5m{{{PIPELINES}}}[30d])) / 0.005, 0)",
                     "left",
                 ),
             ),
@@ -110,7 +110,7 @@ CALLERS: Final = Row(
     (
         Panel(
             "Requests by pipeline",
-            "Requests that have ended. Good: as usual at this hour. One that drops to nothing "
+            "Requests that have ended; - is what names no pipeline. One that drops to nothing "
             "while the others go on: its callers have a problem, or cannot get in (401, 403).",
             "reqps",
             ((rate("gateway_requests_total", CALLS, "pipeline"), "{{pipeline}}"),),

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from deploy.watch.panels import GATEWAYS, LOADED, YES_NO, Panel, Row, quantile, quantiles, rate
+from deploy.watch.panels import (
+    GATEWAYS,
+    LOADED,
+    YES_NO,
+    Panel,
+    Row,
+    quantile,
+    quantiles,
+    rate,
+    seldom,
+)
 
 EXECUTIONS: Final = Row(
     "Executions and webhooks",
@@ -225,6 +235,7 @@ ITSELF: Final = Row(
             "cps",
             ((rate("gateway_trace_spans_total", GATEWAYS, "result"), "{{result}}"),),
             stacked=True,
+            width=6,
         ),
         Panel(
             "Store of limits answers",
@@ -235,6 +246,30 @@ ITSELF: Final = Row(
             ((f"min by (instance) (gateway_limits_store_up{{{GATEWAYS}}})", "{{instance}}"),),
             kind="state-timeline",
             states=YES_NO,
+            width=6,
+        ),
+        Panel(
+            "Certificates expire in",
+            "How long each certificate is still good for. A new file is taken by itself. Good: "
+            "more than two weeks.",
+            "s",
+            (
+                (
+                    "min by (instance, certificate) (gateway_certificate_expiry_timestamp_seconds"
+                    f"{{{GATEWAYS}}}) - time()",
+                    "{{instance}} {{certificate}}",
+                ),
+            ),
+            bad=(1209600, 259200),
+            width=6,
+        ),
+        Panel(
+            "TLS that failed",
+            "Connections of clients on which TLS did not come about, by reason. refused: the "
+            "client does not accept the gateway's certificate. Many since a change: it was that.",
+            "cps",
+            ((seldom("gateway_tls_failed_total", GATEWAYS, "reason"), "{{reason}}"),),
+            width=6,
         ),
     ),
 )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from deploy.watch.dashboard import DASHBOARD
+from deploy.watch.preview import Asked, page
 from deploy.watch.rules import ALERTS
 from tests.support.prometheus import LABELS, Prometheus, prometheus
 from tests.support.timing import PATIENCE_S
@@ -78,6 +80,7 @@ async def _found_out(folder: Path) -> dict[str, Any]:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while missing:
+                    await gateway.often()  # else there is no rate that is not 0
                     await asyncio.sleep(0.25)
                     left = [each for each in asked if each[0] in missing]
                     missing = await _unanswered(server, left)
@@ -85,6 +88,7 @@ async def _found_out(folder: Path) -> dict[str, Any]:
             pass  # the tests say what is missing
         return {
             "missing": missing,
+            "drawn": await asyncio.to_thread(page, Asked(server.url, minutes=1)),
             "targets": await server.ask("targets"),
             "rules": await server.ask("rules"),
             "pipelines": await server.ask("label/pipeline/values"),
@@ -103,6 +107,13 @@ def test_every_panel_has_something_to_show_and_every_rule_something_to_judge(
     found: dict[str, Any],
 ) -> None:
     assert found["missing"] == []
+
+
+def test_the_dashboard_can_be_looked_at_without_a_grafana(found: dict[str, Any]) -> None:
+    titles = re.findall(r"<h[12][^>]*>([^<]*)</h[12]>", found["drawn"])
+    made = json.loads(DASHBOARD.read_text())["panels"]
+    assert titles == [escape(panel["title"]) for panel in made]
+    assert re.search(r"<p class=stat [^>]*>[0-9.]+ req/s</p>", found["drawn"])
 
 
 def test_the_gateway_is_scraped_without_a_complaint(found: dict[str, Any]) -> None:

@@ -53,12 +53,15 @@ def test_a_panel_says_what_it_shows_what_is_good_and_in_which_unit(panel: dict[s
     assert all(target["legendFormat"] for target in panel["targets"])
 
 
-def test_no_panel_covers_another() -> None:
+def test_panels_fill_each_line_and_cover_none() -> None:
     for one, other in combinations([panel["gridPos"] for panel in panels()], 2):
         apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
         assert apart_x or apart_y
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels())
+    lines: dict[int, int] = {}
+    for panel in panels():
+        lines[panel["gridPos"]["y"]] = lines.get(panel["gridPos"]["y"], 0) + panel["gridPos"]["w"]
+    assert set(lines.values()) == {24}
 
 
 def test_each_alert_fires_where_it_is_to_and_not_where_it_is_not() -> None:
