@@ -41,6 +41,7 @@ One endpoint in front of AI pipelines, in two dialects: Cambrion's under `/v1`, 
 being the code in capitals. Once a stream has begun, the error is its last event.
 - **Streams** are server-sent events without names, each one line of JSON. Comments keep them alive.
 - Every `GET` may be a `HEAD`. Every answer has an `X-Request-Id`: the caller's, or a new one.
+- A key may have limits: then every answer to it has `RateLimit-Policy` and `RateLimit`.
 - A field that is not listed in a request's body is an error; one in an answer is to be passed over.
 """
 

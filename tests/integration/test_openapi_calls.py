@@ -43,9 +43,17 @@ pipelines:
 KEYS = f'keys: [{{name: team, sha256: "{sha256(KEY.encode()).hexdigest()}"}}]'
 #: Their bodies are as those of executeSync and createHook, which are gone through field by field.
 TWINS = ("executeAsync", "executeSyncJson", "executeSyncTransform", "postPlainJson", "putHook")
-SETTINGS = """
+#: An execution that nothing happens to is watched for a few seconds only.
+SETTINGS = f"""
 [phases.coverage]
 unexpected-methods = ["PATCH"]
+
+[phases.stateful.generation]
+max-examples = {EXAMPLES or 12}
+
+[[operations]]
+include-operation-id = "watchExecution"
+request-timeout = 5
 """ + "".join(
     f"""
 [[operations]]
@@ -79,6 +87,7 @@ async def called(base: str, folder: Path, *arguments: str) -> str:
         *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", base),
         *("--max-examples", EXAMPLES or "3", "--continue-on-failure", "--no-color"),
         *(() if EXAMPLES else ("--generation-deterministic", "--no-shrink")),
+        *("--request-timeout", str(PATIENCE_S), "--suppress-health-check", "all"),
         *arguments,
         cwd=folder,
         env={
