@@ -18,7 +18,7 @@ from tests.support.raw import raw
 from tests.support.raw import request as written
 from tests.support.remote import Remote, remote
 from tests.support.running import client, gateway
-from tests.support.scripts import cambrion_script, pupau_script
+from tests.support.scripts import answering, cambrion_script, pupau_script
 from tests.support.serving import ROOT
 from tests.support.timing import patience
 
@@ -244,6 +244,40 @@ async def test_readiness_names_the_upstream_that_does_not_answer() -> None:
             assert "cannot be reached" in answer["failing"]["talk"]
             async with session.get("/healthz") as response:
                 assert response.status == 200
+
+
+async def test_readiness_is_counted_as_it_was_told_last() -> None:
+    async with remote(cambrion_script) as cambrion:
+        config = CONFIG.format(cambrion=cambrion.url, pupau="http://127.0.0.1:1")
+        async with gateway(config) as base, client(base) as session:
+            # Who is never asked is not unready.
+            assert not any(line.startswith("gateway_ready ") for line in await series(session))
+            async with session.get("/readyz") as response:
+                assert response.status == 503
+            assert "gateway_ready 0.0" in await series(session)
+
+
+async def test_what_an_upstream_rejects_is_its_callers_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="gateway.request")
+    refusing = answering(b'{"message": "the file is no image"}', "400 Bad Request")
+    async with remote(refusing) as cambrion:
+        config = CONFIG.format(cambrion=cambrion.url, pupau="http://127.0.0.1:1")
+        async with gateway(config) as base, client(base) as session:
+            headers = {"X-API-Key": KEY}
+            path = "/v1/pipelines/doc/executeSync"
+            async with session.post(path, json={"text": "x"}, headers=headers) as response:
+                assert response.status == 400
+            lines = await series(session)
+    labels = 'dialect="cambrion",mode="execute",'
+    assert f'gateway_requests_total{{{labels}outcome="rejected",pipeline="doc"}} 1.0' in lines
+    assert f'gateway_requests_total{{{labels}outcome="upstream_error",pipeline="doc"}} 0.0' in lines
+    (logged,) = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)][
+        :1
+    ]
+    assert (logged["outcome"], logged["code"]) == ("rejected", "upstream_rejected")
+    assert "the file is no image" in logged["error"]
 
 
 async def test_readiness_needs_only_the_required_upstreams(
