@@ -367,6 +367,8 @@ def _json_number(number: float) -> float | str:
 
 
 def _count(tensor: str, shape: Sequence[int]) -> int:
+    if len(shape) > _RANK_MAX:  # lists nested so deep, nobody could write down
+        raise TensorError(f"{tensor}: has {len(shape)} dimensions; at most {_RANK_MAX} are read")
     if any(size < 0 for size in shape):
         raise TensorError(f"{tensor}: shape {list(shape)} has a negative size")
     return math.prod(shape)

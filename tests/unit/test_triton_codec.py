@@ -275,6 +275,13 @@ def test_a_shape_that_cannot_fit_is_shown_beside_the_one_asked_for() -> None:
         encode("T", "INT8", [1, 3], [1, 2])
 
 
+@pytest.mark.parametrize("datatype", ["INT32", "BYTES"])
+def test_a_tensor_of_more_dimensions_than_any_has_is_refused(datatype: str) -> None:
+    assert decode("t", datatype, [1] * 16, bytes(4)) is not None
+    with pytest.raises(TensorError, match="t: has 2000 dimensions; at most 16 are read"):
+        decode("t", datatype, [1] * 2000, bytes(4))
+
+
 def test_lists_nested_too_deep_are_refused() -> None:
     value: Any = 1
     for _ in range(17):
