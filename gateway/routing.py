@@ -90,9 +90,7 @@ def resolve(method: str, path: str) -> Target:
 def _lookup(path: str) -> Sequence[Target]:
     """What there is on a path, one target for each method."""
     match tuple(unquote(part) for part in path.rstrip("/").split("/")[1:]):
-        case ("healthz" | "readyz" | "metrics" as action,):
-            return (Target(action, Dialect.CAMBRION),)
-        case ("openapi.json" | "docs" as action,):
+        case ("healthz" | "readyz" | "metrics" | "openapi.json" | "docs" as action,):
             return (Target(action, Dialect.CAMBRION),)
         case ("v1", "pipelines"):
             return (Target("list", Dialect.CAMBRION, Mode.DESCRIBE),)
