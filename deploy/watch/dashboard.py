@@ -7,6 +7,7 @@ Does not know: what is asked (``panels_callers``, ``panels_behind``, ``panels_in
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,8 @@ LOADED: Final = f"changes(gateway_config_loaded_timestamp_seconds{{{GATEWAYS}}}[
 _WIDTH: Final = 24
 _HEIGHTS: Final = {"stat": 4, "timeseries": 8, "state-timeline": 6}
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+#: Buckets that lead to traces of what fell into them.
+_TRACED: Final = re.compile(r"gateway_(request_duration|first_event|overhead)_seconds_bucket")
 #: What is chosen above the dashboard: each by what was chosen before it.
 _VARIABLES: Final = (
     ("namespace", "gateway_build_info", "namespace"),
@@ -107,6 +110,7 @@ def _panel(panel: Panel, number: int, where: dict[str, int]) -> dict[str, Any]:
                 "legendFormat": called,
                 "instant": panel.kind == "stat",
                 "range": panel.kind != "stat",
+                "exemplar": panel.kind != "stat" and _TRACED.search(expression) is not None,
             }
             for place, (expression, called) in enumerate(panel.asks)
         ],
