@@ -164,11 +164,15 @@ class Assembly:
 
     async def _limiting(self, config: Config, stack: AsyncExitStack) -> Counting | None:
         """Where it is counted what keys ask for; ``None``: none of them has a limit."""
-        limited = [key.name for key in config.keys or () if quota_of(key) is not None]
-        if not limited:
+        quotas = [quota for key in config.keys or () if (quota := quota_of(key)) is not None]
+        if not quotas:
             return None
+        limited = [quota.key for quota in quotas]
         self._keyed.update(limited)
         stack.callback(self._forget_keys, limited)
+        for quota in quotas:
+            for limit in quota.limits:
+                self._metrics.limited.labels(quota.key, limit)  # a rate sees the first refusal
         section = config.limits
         if section.store is not None:
             password = None if section.password is None else section.password.get_secret_value()

@@ -107,7 +107,7 @@ def quota_of(key: KeyConfig) -> Quota | None:
     quota = Quota(
         key.name, limits.requests_per_minute_max, limits.streams_max, limits.bytes_per_day_max
     )
-    return quota if quota.counts else None
+    return quota if quota.limits else None
 
 
 def _given_key(headers: Mapping[str, str]) -> str | None:

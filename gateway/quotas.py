@@ -61,9 +61,10 @@ class Quota:
         object.__setattr__(self, "policy", f"RateLimit-Policy: {', '.join(parts)}\r\n")
 
     @property
-    def counts(self) -> bool:
-        """Whether there is any limit."""
-        return not (self.requests is self.streams is self.bytes is None)
+    def limits(self) -> tuple[Limit, ...]:
+        """Which limits there are."""
+        mosts = (self.requests, self.streams, self.bytes)
+        return tuple(limit for limit, most in zip(Limit, mosts, strict=True) if most is not None)
 
 
 class Usage(NamedTuple):

@@ -110,7 +110,8 @@ def test_the_head_tells_of_every_limit_and_of_what_is_left_of_it() -> None:
     assert fields(only, usage).endswith('RateLimit: "streams";r=3\r\n')
     only = Quota("team", bytes=5)
     assert fields(only, usage).endswith('RateLimit: "day";r=0;t=3600\r\n')
-    assert not Quota("team").counts
+    assert Quota("team", 1, None, 3).limits == (Limit.MINUTE, Limit.DAY)
+    assert Quota("team").limits == ()
 
 
 @pytest.mark.parametrize(
