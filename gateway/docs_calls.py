@@ -47,7 +47,7 @@ class DocsCalls:
         shape = Shape(
             keeps=self._keeps(),
             keys=not site.keyring.open,
-            watched=site.server.admin is None,
+            metrics=site.server.admin is None,
             names=tuple(site.routes) if site.keyring.open else (),
         )
         made = described(shape)

@@ -52,13 +52,13 @@ class Shape(NamedTuple):
     Args:
         keeps: there are executions.
         keys: there are keys.
-        watched: probes and metrics are on the same port.
+        metrics: /metrics is on the same port.
         names: the pipelines' names, in the order of the file.
     """
 
     keeps: bool = False
     keys: bool = False
-    watched: bool = True
+    metrics: bool = True
     names: tuple[str, ...] = ()
 
 
@@ -127,7 +127,7 @@ def _paths(shape: Shape) -> dict[str, Json]:
     if shape.keeps:
         for path, calls in (executions.paths() | hooks.paths()).items():
             there[path] = _failing(calls, "Cambrion", _EVERY | key | _BODY | _KEPT_THERE)
-    open_to_all = own.paths() | (own.watched_paths() if shape.watched else {})
+    open_to_all = own.paths() | (own.metrics_path() if shape.metrics else {})
     for path, calls in open_to_all.items():
         there[path] = {
             method: each | {"security": []}

@@ -1,7 +1,7 @@
 """The calls on the gateway itself, as the document describes them.
 
 Owns: these operations.
-Does not know: whether they are on another port.
+Does not know: which of them are on another port.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _READY: Final = record(
 )
 
 
-def watched_paths() -> dict[str, dict[str, Json]]:
-    """How the gateway is, for probes and for Prometheus."""
+def _probe_paths() -> dict[str, dict[str, Json]]:
+    """How the gateway is."""
     unready = {"anyOf": [_READY, ref("CambrionError")]}
     return {
         "/healthz": {
@@ -63,6 +63,12 @@ def watched_paths() -> dict[str, dict[str, Json]]:
                 },
             )
         },
+    }
+
+
+def metrics_path() -> dict[str, dict[str, Json]]:
+    """What Prometheus asks for."""
+    return {
         "/metrics": {
             "get": call(
                 "getMetrics",
@@ -81,10 +87,10 @@ def watched_paths() -> dict[str, dict[str, Json]]:
 
 
 def paths() -> dict[str, dict[str, Json]]:
-    """This description."""
+    """How the gateway is, and this description."""
     cached = {"ETag": ref("ETag", "headers")}
     unchanged = {304: answer("As `If-None-Match` has it.", headers=cached)}
-    return {
+    return _probe_paths() | {
         "/openapi.json": {
             "get": call(
                 "getDescription",

@@ -215,3 +215,51 @@ async def test_the_page_may_do_nothing_but_show_and_call_this_gateway(
         assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
     async with session.get("/docs/") as response:  # as some write it
         assert await response.text() == page
+
+
+def some(operation: Operation) -> str:
+    """The path of a call on what is not there."""
+    return re.sub(r"\{[a-zA-Z]+\}", "none", operation.path)
+
+
+async def test_a_key_is_asked_for_where_it_says_so_and_taken_in_every_way(
+    session: aiohttp.ClientSession, contract: Contract
+) -> None:
+    for each in contract.operations():
+        needed = each.described.get("security", contract.document["security"]) != []
+        for headers, known in (
+            ({}, False),
+            ({"X-API-Key": "another"}, False),
+            ({"X-API-Key": KEY}, True),
+            ({"Api-Key": KEY}, True),
+            ({"Authorization": f"Bearer {KEY}"}, True),
+        ):
+            async with session.request(each.method, some(each), headers=headers) as response:
+                body = await response.read()
+                contract.judge(each, response.status, response.headers, body)
+                assert (response.status == 401) is (needed and not known), (each.path, headers)
+
+
+async def test_every_get_may_be_a_head(session: aiohttp.ClientSession, contract: Contract) -> None:
+    for each in contract.operations():
+        if each.method == "get":
+            async with session.get(some(each), headers=HEADERS) as response:
+                status, kind = response.status, response.content_type
+            async with session.head(some(each), headers=HEADERS) as response:
+                assert (response.status, response.content_type) == (status, kind), each.path
+                assert await response.read() == b""
+
+
+async def test_with_a_port_for_the_admin_it_has_what_is_left_on_this_one() -> None:
+    config = """
+    server: {port: 0, admin: {port: 0}}
+    upstreams: {docs: {kind: cambrion, url: "http://127.0.0.1:9/v1"}}
+    pipelines: {doc: {upstream: docs}}
+    """
+    async with gateway(config) as base, client(base) as session:
+        async with session.get("/openapi.json") as response:
+            left = Contract(await response.json())
+        for path, status in (("/metrics", 404), ("/healthz", 200), ("/v1/pipelines", 200)):
+            assert (path in left.document["paths"]) is (status == 200)
+            async with session.get(path) as response:
+                assert response.status == status
