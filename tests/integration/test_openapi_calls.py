@@ -113,7 +113,7 @@ async def called(base: str, folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("config", "arguments", "operations"),
     [
-        ("", ("--phases", "examples,fuzzing"), 12),
+        ("", ("--phases", "fuzzing"), 12),
         (
             f"{KEYS}\nexecutions: {{hooks: {{allow_networks: [127.0.0.0/8]}}}}",
             ("--header", f"X-API-Key: {KEY}"),
