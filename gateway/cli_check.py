@@ -73,12 +73,14 @@ def _checked(path: Path | None) -> tuple[Path, Config]:
     """The configuration, with which nothing is wrong, and its file. Raises ConfigError."""
     from gateway.compiled import expression_problems, installation_problems  # noqa: PLC0415
     from gateway.config import default_path, examine  # noqa: PLC0415
+    from gateway.tls_contexts import expired  # noqa: PLC0415
 
     chosen = default_path() if path is None else path
     found = examine(chosen, os.environ)
     problems = [*found.problems, *expression_problems(found.expressions, found.transforms)]
     if found.config is not None:
         problems += installation_problems(found.config)
+        problems += [f"{chosen}: {each}" for each in expired(found.config)]
     if problems or found.config is None:
         raise ConfigError(problems)
     return chosen, found.config

@@ -6,7 +6,6 @@ Does not know: the sections that they are parts of (``sections``), how anything 
 
 from __future__ import annotations
 
-from time import time
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -16,14 +15,11 @@ from gateway.section import DAY_S, Section
 from gateway.values import HeaderName, Pem, PemFile, RedisUrl, Secret, WebUrl
 
 
-def _not_expired(certificate: Pem | None) -> Pem | None:
-    """A certificate to show."""
-    if certificate is not None:
-        if not certificate.expires:
-            raise ValueError(f"the file {certificate.path} holds no certificate")
-        if certificate.expires <= time():
-            when = certificates.date(certificate.expires)
-            raise ValueError(f"the certificate in {certificate.path} has expired, on {when}")
+def _shown(certificate: Pem | None) -> Pem | None:
+    """A certificate to show. One that has expired is taken: to stay away because of it would fail
+    also those who do not mind, and everybody who has nothing to do with that upstream."""
+    if certificate is not None and not certificate.expires:
+        raise ValueError(f"the file {certificate.path} holds no certificate")
     return certificate
 
 
@@ -46,7 +42,7 @@ class ClientTlsConfig(Section):
         "show none.",
     )
 
-    _certificate = field_validator("certificate")(_not_expired)
+    _certificate = field_validator("certificate")(_shown)
     _client_ca = field_validator("client_ca")(_authorities)
 
     @field_validator("key")
@@ -78,7 +74,7 @@ class UpstreamTlsConfig(Section):
         description="The name that its certificate must have. Absent: the URL's host.",
     )
 
-    _certificate = field_validator("certificate")(_not_expired)
+    _certificate = field_validator("certificate")(_shown)
     _ca = field_validator("ca")(_authorities)
 
     @field_validator("key")

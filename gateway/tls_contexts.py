@@ -56,6 +56,16 @@ def expiries(config: Config) -> dict[str, float]:
     return found
 
 
+def expired(config: Config) -> list[str]:
+    """A sentence for each certificate that is shown although it has expired."""
+    return [
+        f"{name}.tls.certificate: it has expired, on "
+        f"{certificates.date(ends)}"
+        for name, ends in expiries(config).items()
+        if ends <= time()
+    ]
+
+
 def tell_expiries(before: Config | None, now: Config, metrics: Metrics) -> None:
     """Let ``metrics`` have them, and the log those that end soon. ``before`` was live until now."""
     ends = expiries(now)
@@ -64,6 +74,8 @@ def tell_expiries(before: Config | None, now: Config, metrics: Metrics) -> None:
         metrics.forget(("certificate",), {(name,) for name in gone})
     for name, expires in ends.items():
         metrics.certificate_expiry.labels(name).set(expires)
-        if expires - time() < SOON_S:
+        left_s = expires - time()
+        if left_s < SOON_S:
             fields = {"certificate": name, "expires": certificates.date(expires)}
-            logs.events.warning("a certificate expires soon", extra={"fields": fields})
+            how = "a certificate expires soon" if left_s > 0 else "a certificate has expired"
+            logs.events.warning(how, extra={"fields": fields})
