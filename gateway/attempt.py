@@ -32,6 +32,9 @@ _TOLD_S: Final = 1.0
 #: Ends that say of an attempt without content only how long it went without.
 _GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)
 
+#: What upstreams are to blame for.
+_FAILURES: Final = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+
 
 @dataclass(slots=True)
 class Fate:
@@ -76,9 +79,11 @@ class Measures:
         self.breaker.set(State.CLOSED)
         for reason in Refused:  # at 0, for rates to see the first
             metrics.upstream_refused.labels(*labels, reason)
-        # Only what has happened gets a series of its own.
+        self._ended: dict[Outcome, Count] = {
+            outcome: metrics.upstream_requests.labels(*labels, outcome) for outcome in _FAILURES
+        }
+        # Else only what has happened gets a series of its own.
         self._up: Level | None = None
-        self._ended: dict[Outcome, Count] = {}
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt ended."""

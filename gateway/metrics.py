@@ -20,8 +20,9 @@ from gateway.tallies import Count, Counter, Gauge, Histogram, Spread, observe
 #: The label value for what has no name in the configuration. No pipeline can be called so.
 UNNAMED: Final = "-"
 
-# Few buckets: each is a series for every pipeline, dialect and mode.
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Few buckets: each is a series for every pipeline, dialect and mode. What the usual limits end, of
+# 30 and 60 s, takes a little longer: it is not to look like something of up to five minutes.
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 32, 65, 300)
 _OVERHEAD_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
 _BYTES: Final = tuple(16.0**power for power in range(2, 8))
 

@@ -58,7 +58,7 @@ BEHIND: Final = Row(
             "reqps",
             (
                 (
-                    rate(
+                    seldom(
                         "gateway_upstream_requests_total",
                         f'{UPSTREAMS}, outcome!~"complete|client_gone|superseded"',
                         *("upstream", "outcome"),

@@ -49,7 +49,7 @@ upstreams:
     url: http://127.0.0.1:1
     required: false
     retries: {{backoff_s: 0.01}}
-    breaker: {{failures: 2, open_s: 3600}}
+    breaker: {{failures: 2, open_s: 1}}
 pipelines:
   doc: {{upstream: docs}}
   chat: {{upstream: talk}}
