@@ -114,8 +114,12 @@ def event_items(result: str) -> list[bytes]:
         return []
     if not result.startswith("["):
         raise _no_event(result)
+    try:
+        listed = _items_decoder.decode(result)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     items = []
-    for raw in _items_decoder.decode(result):
+    for raw in listed:
         item = bytes(raw)
         if item.startswith(b"{"):
             items.append(item)

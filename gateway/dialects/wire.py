@@ -31,6 +31,12 @@ _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]")
 # each piece holds the interpreter: in a thread, others run in between.
 _PIECE_CHARS: Final = 1 << 18
 
+# How deep a text may nest is what is left of the stack. What is read here is written and read again
+# by others, with more calls on theirs, so so much is spared for them; a text of fewer bytes does
+# not nest so deep.
+_LEVELS_SPARED: Final = 40
+_DEEP_BYTES: Final = 1000
+
 
 class Origin(Struct, frozen=True):
     """What is known of a request before its body is read. ``media_max``: the most files it may
@@ -62,7 +68,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         RequestRejected: not JSON, not of the expected form, nested too deeply, or a key twice.
     """
     try:
-        value = decoder.decode(body)
+        # What is short nests no deeper than can be borne anywhere.
+        deep = len(body) >= _DEEP_BYTES
+        value = _beneath(_LEVELS_SPARED, decoder, body) if deep else decoder.decode(body)
     except msgspec.ValidationError as error:
         raise RequestRejected(f"the request body does not fit: {_readable(str(error))}") from error
     except msgspec.DecodeError as error:
@@ -83,6 +91,11 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     seen = sum(1 for name in fields if getattr(value, name) is not msgspec.UNSET)
     check_unique_keys(body, seen)
     return value
+
+
+def _beneath(calls: int, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode with so many calls more on the stack, each of which takes the place of a level."""
+    return _beneath(calls - 1, decoder, body) if calls else decoder.decode(body)
 
 
 def _readable(message: str) -> str:

@@ -255,7 +255,7 @@ class _TextReader(_EventReader):
                 if b'"last"' not in text:
                     try:
                         look(text)
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         # Half a character in an escape is no fault, which only this knows.
                         upstream.parse(text)
                     texts.append(text)

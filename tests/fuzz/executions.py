@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 
 from gateway import tracing_context
 from gateway.errors import RequestRejected
@@ -37,7 +38,8 @@ def execution(data: bytes) -> None:
     except RequestRejected:
         pass
     else:
-        assert append(append(b"{}", observation), observation, replace=True)
+        with suppress(RequestRejected):  # its lists may be none, which is told when they are met
+            assert append(append(b"{}", observation), observation, replace=True)
     try:
         media = parse_media(data, "m", bytes_max=_MEDIA_BYTES)
     except RequestRejected:

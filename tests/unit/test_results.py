@@ -132,3 +132,8 @@ def test_a_result_that_is_no_event_is_refused(text: str, what: str) -> None:
     with pytest.raises(ValueError, match="an object, a list of objects or nothing") as caught:
         event_items(text)
     assert str(caught.value).endswith(f"and is {what}")
+
+
+def test_a_list_that_nests_without_end_is_no_event() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        event_items("[" * 3000 + "]" * 3000)

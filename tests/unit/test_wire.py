@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -143,3 +144,21 @@ def test_files_are_numbered_in_their_order_and_typed_by_their_bytes() -> None:
 def test_more_files_than_allowed_are_refused() -> None:
     with pytest.raises(RequestRejected, match="3 files in one request; at most 2"):
         wire.make_media([(b"x", None)] * 3, 2)
+
+
+def test_what_can_be_read_can_be_written_again_by_whoever_is_called_much_later() -> None:
+    def written(calls: int, value: Any) -> bytes:
+        return written(calls - 1, value) if calls else msgspec.json.encode(value)
+
+    class Anything(msgspec.Struct):
+        a: Any
+
+    decoder, read = msgspec.json.Decoder(Anything), 0
+    for depth in range(800, 1050):
+        try:
+            fields = wire.decode(decoder, b'{"a":%b}' % (b"[" * depth + b"]" * depth))
+        except RequestRejected:
+            continue
+        read += 1
+        assert written(30, fields)
+    assert 0 < read < 250
