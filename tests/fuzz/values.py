@@ -11,10 +11,10 @@ import json
 import math
 import re
 import struct
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -274,14 +274,13 @@ def hook(data: bytes) -> None:
 
 
 @cache
-def _file() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-config-"))
-    return folder / "gateway.yaml"
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="fuzz-config-")  # gone with this process
 
 
 def configuration(data: bytes) -> None:
     """A configuration file: taken, or ConfigError, each problem of which says where it is."""
-    file = _file()
+    file = Path(_folder().name, "gateway.yaml")
     file.write_bytes(data)
     problems: list[str] = []
     try:
