@@ -22,6 +22,7 @@ from gateway.exposition import Exposition
 from gateway.metrics import Metrics
 from gateway.outlet import Written
 from gateway.routing import Target
+from gateway.vitals import Lately
 
 
 class OwnCalls:
@@ -41,8 +42,7 @@ class OwnCalls:
         stopping: Callable[[], bool],
     ) -> None:
         self._answering = answering
-        # Not looked up before somebody asks: who is never asked is not unready.
-        self._ready = metrics.ready
+        self._ready = Lately(metrics.ready)
         self._exposition = exposition
         self._stopping = stopping
         self.actions: dict[str, Action] = {
@@ -58,11 +58,11 @@ class OwnCalls:
 
     async def _readyz(self, exchange: Exchange, target: Target) -> Written:
         if self._stopping():
-            self._ready.labels().set(0)
+            self._ready.say(0.0)
             body = b'{"ready":false,"failing":{},"stopping":true}'
             return await self._answering.send(exchange, 503, body)
         failures = await exchange.site.health.failures()
-        self._ready.labels().set(float(not failures))
+        self._ready.say(float(not failures))
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._answering.send(exchange, 503 if failures else 200, body)
 

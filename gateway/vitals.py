@@ -3,7 +3,7 @@
 Linux tells it in ``/proc``; where there is none, there are no such series.
 
 Owns: the reading of it, every few seconds, for this process and the children that it has started
-for expressions.
+for expressions; what was said of late.
 Does not know: what needs so much, or how much there may be.
 """
 
@@ -20,10 +20,33 @@ from typing import Final
 
 from gateway import __version__
 from gateway.metrics import Metrics, Process
+from gateway.tallies import Gauge
 
 #: Between two looks, seconds: each reads a file of every process, some 0.1 ms in all.
 LOOK_S: Final = 5.0
+#: How long a last word counts, seconds.
+LATELY_S: Final = 60.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
+
+
+class Lately:
+    """A gauge without labels that tells what was said last, for a while. Of several workers each is
+    asked now and then, and what one was told long ago is not to count beside another's last word.
+    """
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._fading: asyncio.TimerHandle | None = None
+
+    def say(self, value: float) -> None:
+        """It is ``value`` now."""
+        self._gauge.labels().set(value)
+        if self._fading is not None:
+            self._fading.cancel()
+        self._fading = asyncio.get_running_loop().call_later(LATELY_S, self._fade)
+
+    def _fade(self) -> None:
+        self._gauge.forget((), {()})
 
 
 def introduce(metrics: Metrics) -> None:
