@@ -36,11 +36,18 @@ ConfigOption = Annotated[
 def load(path: Path | None, files: Files | None = None) -> tuple[Path, Config]:
     """The configuration in ``path``, or in the file that is meant without one, and that file.
 
-    Raises ConfigError."""
-    from gateway import config  # noqa: PLC0415
+    Raises ConfigError: where anything is wrong, each broken expression is named, too."""
+    from gateway.config import default_path, examine  # noqa: PLC0415
 
-    chosen = config.default_path() if path is None else path
-    return chosen, config.load(chosen, os.environ, files=files)
+    chosen = default_path() if path is None else path
+    found = examine(chosen, os.environ, files=files)
+    if found.config is None:
+        # Whoever mends it at night mends it once.
+        from gateway.compiled import expression_problems  # noqa: PLC0415
+
+        broken = expression_problems(found.expressions, found.transforms)
+        raise ConfigError([*found.problems, *broken])
+    return chosen, found.config
 
 
 def require(config: Config) -> None:

@@ -315,12 +315,16 @@ async def test_serve_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-async def test_serve_refuses_a_configuration_with_a_mistake(tmp_path: Path) -> None:
+async def test_serve_names_every_mistake_at_once_as_check_does(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(
+        "server: {prot: 1}\n"
         "upstreams: {u: {kind: pupau, url: 'http://u'}}\n"
         "pipelines: {chat: {upstream: u, transform: {event: 'a +'}}}\n"
     )
     code, out, err = await run("serve", "--config", str(config))
     assert (code, out) == (2, "")
-    assert err.startswith(f"{config}:2:56: pipelines.chat.transform.event: ")
+    first, second = err.splitlines()
+    assert first.startswith(f"{config}:1:10: server.prot: ")
+    assert second.startswith(f"{config}:3:56: pipelines.chat.transform.event: ")
+    assert (await run("check", "--config", str(config)))[2] == err

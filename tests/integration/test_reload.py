@@ -138,12 +138,13 @@ async def test_a_bad_configuration_is_refused_as_a_whole_with_all_that_is_wrong(
         async with serving(path) as gateway, client(gateway.base) as session:
             shown = sums(await metrics(session))
             bad = good.replace("port: 0", "port: 0, prot: 1").replace("u, tr", "v, tr")
-            write(tmp_path, bad)
+            write(tmp_path, bad.replace("{file: mark.jsonata}", "'a +'"))
             refused = await gateway.said(REFUSED)
             assert refused["level"] == "error"
             assert [problem.partition(": ")[0] for problem in refused["problems"]] == [
                 f"{path}:2:19",
                 f"{path}:4:30",
+                f"{path}:4:56",
             ]
             assert await answer(session) == "Hello wörld"
             now = sums(await metrics(session))
