@@ -32,8 +32,8 @@ _TOLD_S: Final = 1.0
 #: Ends that say of an attempt without content only how long it went without.
 _GIVEN_UP: Final = (Outcome.CLIENT_GONE, Outcome.SUPERSEDED, Outcome.TIMEOUT)
 
-#: What upstreams are to blame for.
-_FAILURES: Final = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+#: Counted from 0: of a series that begins with the first one, a rate does not see that.
+_EXPECTED: Final = (Outcome.COMPLETE, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Measures:
         for reason in Refused:  # at 0, for rates to see the first
             metrics.upstream_refused.labels(*labels, reason)
         self._ended: dict[Outcome, Count] = {
-            outcome: metrics.upstream_requests.labels(*labels, outcome) for outcome in _FAILURES
+            outcome: metrics.upstream_requests.labels(*labels, outcome) for outcome in _EXPECTED
         }
         # Else only what has happened gets a series of its own.
         self._up: Level | None = None
