@@ -283,17 +283,17 @@ class _FrameReader(_Reader):
     def feed(self, piece: bytes) -> Iterator[Event]:
         data, count = self._splitter.feed(piece)
         yield Frames(data, count) if data else _ALIVE
-        if count and b'"last"' in data:
+        if count and b'"last"' in data and not self.finished:
             self._look(data)
 
     def push(self, piece: bytes) -> None:
         data, count = self._splitter.feed(piece)
         self._sink.frames(data, count)
-        if count and b'"last"' in data:
+        if count and b'"last"' in data and not self.finished:
             self._look(data)
 
     def _look(self, data: bytes) -> None:
-        for frame in reversed(Decoder(len(data) + 1).feed(data)):
+        for frame in Decoder(len(data) + 1).feed(data):
             if b'"last"' in frame.data:
                 event = self._upstream.parse(frame.data)
                 if self._note(event):

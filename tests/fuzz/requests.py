@@ -81,12 +81,14 @@ def _check_head(message: RawRequestMessage, body: StreamReader, text: bytes) -> 
     lengths = headers.getall(hdrs.CONTENT_LENGTH, [])
     codings = headers.getall(hdrs.TRANSFER_ENCODING, [])
     assert len(lengths) + len(codings) <= 1
-    assert all(re.fullmatch("[0-9]{1,20}", length) for length in lengths)
+    assert all(re.fullmatch("0*[0-9]{1,20}", length) for length in lengths)
     assert all(coding.lower() == "chunked" for coding in codings)
     assert message.version in ((1, 0), (1, 1))
     assert not codings or message.version == (1, 1)
     assert names.count(b"host") == 1 or (message.version == (1, 0) and not names.count(b"host"))
-    assert (body is EMPTY_PAYLOAD) == (not codings and not int(lengths[0] if lengths else 0))
+    length = int(lengths[0].lstrip("0") or "0") if lengths else 0
+    assert length < 2**64 - 1
+    assert (body is EMPTY_PAYLOAD) == (not codings and not length)
     for name, value in message.raw_headers:
         assert re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name), name
         assert not re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value), value

@@ -469,3 +469,23 @@ async def test_a_file_name_in_a_character_set_that_cannot_be_is_no_name() -> Non
         async with session.post("/pipelines/chat/queries", data=form, headers=headers) as response:
             assert response.status == 200
         assert b'filename="media-1.txt"' in far.seen[0].body
+
+
+async def test_what_follows_the_last_layer_spoils_nothing_in_whichever_read_it_comes() -> None:
+    broken = b'data: {"type":"USAGE","last":\n\n'
+
+    async def script(seen: Seen, peer: Peer) -> None:
+        await peer.open_stream()
+        pieces = [frames(EVENTS[-1:]), broken]
+        for piece in [b"".join(pieces)] if len(far.seen) == 1 else pieces:
+            await peer.chunk(piece)
+            await asyncio.sleep(0.02)
+        await peer.end()
+
+    async with running(script) as (far, session):
+        for _ in range(2):
+            path = "/pipelines/chat/queries?sse=true"
+            async with session.post(path, json={"request": "x"}) as response:
+                text = await response.text()
+            assert '"last": true' in text or '"last":true' in text
+            assert '"errors":[{' not in text

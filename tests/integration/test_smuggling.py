@@ -211,6 +211,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
 #: Odd, but there is one way to read it.
 PLAIN: dict[str, bytes] = {
     "a length with zeros": field(b"Content-Length: 0012") + BODY,
+    "a length with very many": field(b"Content-Length: " + b"0" * 5000 + b"12\r\nExpect:") + BODY,
     "a length with spaces around": field(b"Content-Length:  12 ") + BODY,
     "CHUNKED": field(b"Transfer-Encoding: CHUNKED") + CHUNKS,
     "a name that only looks like another": START + b"Transfer_Encoding: chunked\r\n" + REST,
