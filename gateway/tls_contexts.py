@@ -59,8 +59,7 @@ def expiries(config: Config) -> dict[str, float]:
 def expired(config: Config) -> list[str]:
     """A sentence for each certificate that is shown although it has expired."""
     return [
-        f"{name}.tls.certificate: it has expired, on "
-        f"{certificates.date(ends)}"
+        f"{name}.tls.certificate: it has expired, on {certificates.date(ends)}"
         for name, ends in expiries(config).items()
         if ends <= time()
     ]
