@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.protocol import HttpServer
 from gateway.server import Gateway
 from tests.support.client import read_events
+from tests.support.counted import outcomes
 from tests.support.leftovers import sums
 from tests.support.raw import answer, raw, request
 from tests.support.remote import Peer, Script, Seen, remote
@@ -41,18 +42,16 @@ class Ending:
         """Return once as many requests run."""
         await until(lambda: self.gateway.running == requests)
 
-    def ended(self) -> dict[str, float]:
+    def ended(self) -> dict[str, int]:
         """How many requests have ended in which way."""
-        found: dict[str, float] = {}
-        for family in self._metrics.requests.collect():
-            for sample in family.samples:
-                outcome = sample.labels["outcome"]
-                found[outcome] = found.get(outcome, 0) + sample.value
-        return found
+        return outcomes(self._exposed())
 
     def streams_open(self) -> float:
         """The gauge."""
-        return sums(generate_latest(self._metrics.registry).decode()).get("gateway_streams_open", 0)
+        return sums(self._exposed()).get("gateway_streams_open", 0)
+
+    def _exposed(self) -> str:
+        return generate_latest(self._metrics.registry).decode()
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from gateway.protocol import HttpServer
 from gateway.server import Gateway
 from gateway.upstreams.base import Call
 from tests.support.client import read_events
+from tests.support.counted import happened
 from tests.support.running import client
 
 CONFIG: dict[str, Any] = {
@@ -103,7 +104,7 @@ async def test_a_fault_is_told_without_its_inside_and_counted_as_internal(
     (failed,) = events[-1]["responses"]
     assert (failed["message"], failed["errors"][0]["name"]) == ("Hel", "Internal")
     assert events[-1]["last"] is True
-    text = generate_latest(registry).decode()
+    text = happened(generate_latest(registry).decode())
     for mode, dialect in (("execute", "cambrion"), ("query_stream", "pupau")):
         assert (
             f'gateway_requests_total{{dialect="{dialect}",mode="{mode}",'

@@ -75,6 +75,14 @@ class Api:
                     return shown
                 await asyncio.sleep(0.01)
 
+    async def runs(self, execution_id: str) -> None:
+        """Return once it is shown that the execution runs, which may be written while its upstream
+        is at work already."""
+        async with patience():
+            while (status := await self.status(execution_id)) != "RUNNING":
+                assert status == "QUEUED"
+                await asyncio.sleep(0.01)
+
     async def status(self, execution_id: str) -> str | None:
         """How far the execution has come."""
         shown = await self.call("GET", f"/v1/executions/{execution_id}")
