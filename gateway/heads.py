@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from aiohttp import hdrs
-from multidict import istr
+from multidict import MultiMapping, istr
 
 from gateway.errors import RequestRejected
 from gateway.protocol import Incoming
@@ -68,9 +68,10 @@ def accepts_json(request: Incoming) -> bool:
     )
 
 
-def connection_headers(headers: Mapping[str, str]) -> set[str]:
+def connection_headers(headers: MultiMapping[str]) -> set[str]:
     """What is named in Connection concerns this connection, and goes no further."""
-    return {token.strip().lower() for token in headers.get(hdrs.CONNECTION, "").split(",")}
+    named = ",".join(headers.getall(hdrs.CONNECTION, ()))
+    return {token.strip().lower() for token in named.split(",")}
 
 
 def flag(request: Incoming, name: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.exchange import Exchange
-from gateway.heads import accepts, flag
+from gateway.heads import accepts
 from gateway.keys import Caller
 from gateway.metrics import Mode
 from gateway.quotas import fields, refusal
@@ -57,6 +57,7 @@ def _is_stream(exchange: Exchange, target: Target) -> bool:
         case Mode.EXECUTE:
             return accepts(request, _EVENT_STREAM)
         case Mode.QUERY:
-            return flag(request, "sse")
+            # Where it is neither true nor false, the request counts all the same, and is refused.
+            return request.query.get("sse", "").lower() == "true"
         case mode:
             return mode is Mode.WATCH and request.method != "HEAD"

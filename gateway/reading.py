@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from multidict import MultiMapping
+
 from gateway.body import Pace, arrived, read_body, read_form, read_json
 from gateway.dialects import cambrion, pupau
 from gateway.dialects.wire import Origin, Part
@@ -128,7 +130,7 @@ class Reading:
             exchange.waited.client_s += self._clock() - began
 
 
-def _forwarded(given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+def _forwarded(given: MultiMapping[str], names: Iterable[str]) -> dict[str, str]:
     """The headers of these ``names`` that go along to the upstream."""
     return {
         name: given[name].encode("utf-8", "replace").decode()

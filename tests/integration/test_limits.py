@@ -48,7 +48,7 @@ async def test_a_key_is_refused_what_goes_over_its_minute_and_told_when_to_come_
 
 
 async def test_every_call_of_a_key_counts_and_none_without_one() -> None:
-    async with limited(team="{requests_per_minute_max: 4}") as gateway:
+    async with limited(team="{requests_per_minute_max: 5, streams_max: 1}") as gateway:
         for path in ("/healthz", "/readyz", "/metrics"):
             status, head, _ = await gateway.call("team", path, "GET")
             assert (status, "RateLimit" in head) == (200, False)
@@ -58,10 +58,11 @@ async def test_every_call_of_a_key_counts_and_none_without_one() -> None:
             ("GET", "/v1/executions/none"),
             ("POST", "/v1/pipelines/none/executeSync"),
             ("POST", "/v1/pipelines/doc/executeAsync"),
+            ("POST", f"{QUERY}?sse=perhaps"),
         ):
             _, head, _ = await gateway.call("team", path, method)
             left.append(head["RateLimit"][:13])
-        assert left == [f'"minute";r={number};' for number in (3, 2, 1, 0)]
+        assert left == [f'"minute";r={number};' for number in (4, 3, 2, 1, 0)]
         status, _, _ = await gateway.call("team", "/v1/executions", "GET")
         assert status == 429
         status, _, _ = await gateway.call("unknown")
