@@ -23,7 +23,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 #: What the extra ``triton`` installs, by the names it is imported under.
-_TRITON_MODULES: Final = ("tritonclient", "grpc", "google.protobuf", "numpy", "hpack")
+_TRITON_MODULES: Final = ("tritonclient", "grpc", "google.protobuf", "numpy", "packaging", "hpack")
 _TRACING_MODULE: Final = "opentelemetry.proto"
 
 

@@ -232,6 +232,47 @@ def test_extras_are_those_of_the_build_argument(extras: str, files: list[str]) -
     ]
 
 
+def test_with_every_extra_it_has_all_that_any_part_of_the_gateway_imports(
+    image: Built, tmp_path: Path
+) -> None:
+    wanted = [word for extra in locks.EXTRAS for word in ("-r", str(locks.lock(extra)))]
+    python = str(image.root / "opt/pipeline-gateway/bin/python")
+    subprocess.run(
+        [
+            locks.uv(),
+            "pip",
+            "install",
+            "--python",
+            python,
+            "--target",
+            tmp_path,
+            "--no-deps",
+            *wanted,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    # Also what is imported late, or only where it is needed.
+    code = """if True:
+        import ast, importlib, pathlib, gateway
+        for path in pathlib.Path(gateway.__file__).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    importlib.import_module(node.module)
+                elif isinstance(node, ast.Import):
+                    [importlib.import_module(each.name) for each in node.names]
+    """
+    done = subprocess.run(
+        [python, "-c", code],
+        env=environ(image, PYTHONPATH=str(tmp_path)),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_only_what_it_is_built_from_goes_to_the_builder(tmp_path: Path) -> None:
     for name in (
         "gateway/a.py", "gateway/__pycache__/a.pyc", "gateway/executions/__pycache__/b.pyc",
