@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,20 @@ async def test_requests_that_come_to_nothing_are_traced_under_names_that_are_few
     ]
     assert [each.fault for each in roots] == [None] * 5
     assert "unknown" not in str([each.said.get("gateway.pipeline") for each in roots])
+
+
+async def test_neither_a_key_nor_what_is_asked_with_it_is_in_any_trace() -> None:
+    async with collector() as got, remote(failing_first(1)) as far:
+        upstreams = f'far: {{kind: cambrion, url: "{far.url}/v1", api_key: upstream-key}}'
+        keys = f"keys: [{{name: team, sha256: {sha256(b's3cret').hexdigest()}}}]"
+        async with traced(got, upstreams, "doc: {upstream: far}", more=keys) as traces:
+            for header in ("X-API-Key", "Api-Key"):
+                asked: Any = {"headers": {header: "s3cret"}, "params": {"key": "s3cret"}}
+                await traces.post("doc", json={"text": "words"}, **asked)
+            await traces.post("doc", 401, headers={"Authorization": "Bearer mistyped"})
+        told = str(got.server.seen)
+    assert len(got.roots()) == 3
+    assert [each for each in ("s3cret", "upstream-key", "words", "mistyped") if each in told] == []
 
 
 async def test_what_is_not_sampled_is_not_traced_and_upstreams_are_told_so() -> None:
