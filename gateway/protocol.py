@@ -101,8 +101,12 @@ class Incoming:
         self.headers: CIMultiDictProxy[str] = message.headers
         self.version: HttpVersion = message.version
         #: Whether the connection may be kept. What follows upon asking for another protocol may
-        #: already be in that: nothing of it is read.
-        self.keep_alive = not (message.should_close or message.upgrade)
+        #: already be in that: nothing of it is read. An offer of h2c stays one until it is taken
+        #: up, and some clients make it with each request.
+        self.keep_alive = not (
+            message.should_close
+            or (message.upgrade and message.headers.get(hdrs.UPGRADE, "").lower() != "h2c")
+        )
         self.content = content
         self.protocol = protocol
         #: The one that answers it.

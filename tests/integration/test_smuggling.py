@@ -342,7 +342,6 @@ async def test_a_request_within_a_body_never_runs(
 @pytest.mark.parametrize(
     "asked",
     [
-        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         b"Connection: upgrade\r\nUpgrade: TLS/1.0\r\n",
     ],
@@ -355,6 +354,22 @@ async def test_who_asks_for_another_protocol_is_answered_in_this_one_and_nothing
         assert await read_ended(connection) == [200]
     assert len(far.seen) == 1
     assert ids(far) == []
+
+
+async def test_who_offers_h2c_with_each_request_keeps_the_connection_in_this_protocol(
+    far: Remote, base: str
+) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = b"Content-Length: %d\r\n\r\n%b" % (len(HIDDEN), HIDDEN)
+    async with raw(base) as connection:
+        await connection.send(START + offer + REST)
+        assert await read_answers(connection, 1) == [200]
+        await connection.send(START + offer + body)  # a body is one whatever is offered
+        (second,) = await read_answers(connection, 1)
+        assert second == 400
+        await connection.send(NEXT)
+        assert await read_answers(connection, 1) == [200]
+    assert ids(far) == ["next"]
 
 
 async def test_nothing_is_read_behind_a_request_that_asks_to_close(far: Remote, base: str) -> None:
