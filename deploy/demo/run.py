@@ -200,12 +200,20 @@ def _give_hints(screen: Screen, stage: Stage) -> None:
                 stage.curl("/pipelines/invoice-report/queries?sse=true", "-N", "-F file=@PATH"),
             ),
             ("What can be called:", stage.curl("/v1/pipelines")),
+            (
+                f"Every call, described ({stage.base}/docs shows it in a browser, to be tried):",
+                f"curl -s {stage.base}/openapi.json",
+            ),
             ("The ensemble behind it:", stage.curl("/v1/pipelines/invoice/definition")),
             ("All numbers:", f"curl -s {stage.base}/metrics"),
             ("Whether every upstream answers:", f"curl -s {stage.base}/readyz"),
             (
                 "Change config/gateway.yaml or a mapping in transforms/, see whether it is valid:",
                 ".venv/bin/pipeline-gateway check --config config/gateway.yaml",
+            ),
+            (
+                "How a request goes through a pipeline, with every limit on its way:",
+                ".venv/bin/pipeline-gateway check --explain invoice-report",
             ),
             ("Logs:", f"tail -f {stage.folder}/*.log {stage.folder}/triton/triton.log"),
         ]
