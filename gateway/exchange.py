@@ -172,10 +172,10 @@ class Exchange:
         )
 
     def _sent_bytes(self) -> int:
-        """How long the body was as it was sent, where it was read; chunks that were compressed
-        count as they are inflated."""
+        """How long the body was as it was sent; as far as it has come where it was not read to its
+        end. Chunks that were compressed count as they are inflated."""
         if not self.request_bytes:
-            return 0
+            return self.request.content.total_bytes
         length = self.request.content_length
         return self.request_bytes if length is None else length
 

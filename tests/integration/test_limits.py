@@ -143,6 +143,14 @@ async def test_a_day_has_the_bytes_of_bodies_and_answers_and_what_has_begun_goes
         assert b"bytes_per_day_max" in refused
 
 
+async def test_a_body_counts_as_far_as_it_came_though_nothing_could_be_made_of_it() -> None:
+    async with limited(team="{bytes_per_day_max: 3000}") as gateway:
+        headers = {"X-API-Key": "team", "Content-Encoding": "gzip"}
+        async with gateway.session.post(SYNC, headers=headers, data=b"no gzip" * 500) as answer:
+            assert answer.status == 400
+        assert (await gateway.call("team"))[0] == 429
+
+
 async def test_the_body_of_a_refused_request_is_not_waited_for() -> None:
     async with limited(team="{requests_per_minute_max: 1}") as gateway:
         await gateway.call("team")
