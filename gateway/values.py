@@ -304,8 +304,6 @@ class Pem(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, dict):
-            return value
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError("must be the path of a PEM file")
         source = info.context if isinstance(info.context, Source) else Source(Path())

@@ -84,6 +84,10 @@ def test_a_certificate_and_its_key_are_taken_and_cas_with_names_in_any_language(
             "DIR/s.pem no certificate",
         ),
         ("none", "s.key", "server.tls.certificate: there is no such file DIR/none"),
+        (
+            "{file: s.pem}", "s.key",  # as keys and expressions may be given
+            "server.tls.certificate: must be the path of a PEM file",
+        ),
     ],
 )  # fmt: skip
 def test_what_clients_cannot_be_shown_is_named_where_it_is_written(
