@@ -6,8 +6,9 @@ a lease, which its process renews; a process that was killed renews nothing, and
 free after ``LEASE_S``. Bytes are known when a request has ended, and go with the next question of
 that key, or alone a moment later.
 
-While Redis does not answer, one question a second is asked; all others are decided at once as
-``when_away`` says, so that nobody waits for it.
+While Redis does not answer, or takes nothing in, every request is decided at once as ``when_away``
+says, so that nobody waits for it. Once a second it is asked whether it would take something; where
+it would, it is first told which streams are open, and which have ended.
 
 Owns: the scripts, the leases, what becomes of requests while Redis is away.
 Does not know: which requests count, what callers are told.
@@ -17,6 +18,7 @@ The keys, each behind ``pipeline-gateway:limits:``, NAME being a key's name.
     b:NAME c:NAME   the tenths of a second in which there were requests, the newest first; how many
     s:NAME          the streams that are open, by the end of their leases, Unix milliseconds
     d:NAME:DAY      the bytes of a day
+    there           nothing: written to see whether anything is taken
 """
 
 from __future__ import annotations
@@ -146,6 +148,9 @@ end
     _PRELUDE,
 )
 
+#: A PING would be answered also by a Redis that is full, or that only copies another.
+LOOK: Final = Script("call('SET', P .. 'there', ms, 'PX', 60000)", _PRELUDE)
+
 #: name, bytes, streams that have ended.
 END: Final = Script(
     r"""
@@ -216,8 +221,9 @@ class RedisCounts:
         #: Bytes that Redis has not been told of, by the names of keys.
         self._moved: defaultdict[str, int] = defaultdict(int)
         self._telling: dict[str, asyncio.TimerHandle] = {}
-        #: When Redis may be asked again; ``None``: it answers.
-        self._away_until: float | None = None
+        #: Streams that are over, of which Redis could not be told, by the names of keys.
+        self._over: defaultdict[str, set[str]] = defaultdict(set)
+        self._away = False
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -230,11 +236,9 @@ class RedisCounts:
 
     async def take(self, quota: Quota, *, stream: bool) -> Taken | None:
         """See ``Counting``."""
-        if self._away_until is not None:
-            if self._clock() < self._away_until:
-                self._refuse()
-                return None
-            self._away_until = self._clock() + _LOOK_S  # only this one asks
+        if self._away:
+            self._refuse()
+            return None
         name, stream_id = quota.key, next(self._ids) if stream else ""
         moved = self._moved.pop(name, 0)
         asked = self._wire.script(
@@ -252,14 +256,13 @@ class RedisCounts:
             # A stream that is given up meanwhile may be counted all the same.
             answer = await (asyncio.shield(asked) if stream else asked)
         except StoreFailed as error:
-            self._gone(error, name, moved)
+            self._gone(error, name, moved, *(stream_id,) * stream)
             self._refuse()
             return None
         except asyncio.CancelledError:
             if stream:
                 asked.add_done_callback(lambda _: self.ended(quota, 0, stream_id))
             raise
-        self._there()
         refused, requests, wait_ms, streams, moved, day_s = answer
         limit = _REFUSED[refused]
         usage = Usage(limit, requests, wait_ms / 1000, streams, moved, day_s)
@@ -296,22 +299,27 @@ class RedisCounts:
         if self._refuses:
             raise StoreFailed("the store of limits cannot be reached", retry_after_s=_LOOK_S)
 
-    def _gone(self, error: StoreFailed, name: str = "", moved: int = 0) -> None:
-        """Redis did not answer; ``moved``: the bytes of ``name`` that it was to be told of."""
+    def _gone(self, error: StoreFailed, name: str = "", moved: int = 0, *stream_ids: str) -> None:
+        """Redis did not answer. It was to be told of ``moved`` bytes of ``name``, and of these
+        streams, none of which is open."""
+        self._over[name].update(stream_ids)
         if moved and not isinstance(error, Unsure):  # else it may have counted them
             self._moved[name] += moved
-        if self._away_until is None:
+        if not self._away:
             meanwhile = "refused" if self._refuses else "let through, and not counted"
             fields = {"error": error.message, "requests_of_limited_keys": meanwhile}
             logs.events.error("the store of limits does not answer", extra={"fields": fields})
-        self._away_until = self._clock() + _LOOK_S
+        self._away = True
         self._up.labels().set(0)
 
     def _there(self) -> None:
-        if self._away_until is not None:
-            self._away_until = None
+        if self._away:
+            self._away = False
             logs.events.info("the store of limits answers again")
         self._up.labels().set(1)
+        over, self._over = self._over, defaultdict(set)
+        for name in {*over, *self._moved}:
+            self._tell(name, *over[name])
 
     # What is told without being asked
 
@@ -319,8 +327,11 @@ class RedisCounts:
         """Tell Redis what has ended. Where that fails, leases end by themselves."""
         if (timer := self._telling.pop(name, None)) is not None:
             timer.cancel()
-        if self._closed or self._away_until is not None:
-            return  # bytes go with the next question
+        if self._closed:
+            return
+        if self._away:  # bytes stay where they are
+            self._over[name].update(stream_ids)
+            return
         moved = self._moved.pop(name, 0)
         if not moved and not stream_ids:
             return
@@ -328,19 +339,23 @@ class RedisCounts:
 
         def note(done: asyncio.Future[Any]) -> None:
             if not done.cancelled() and isinstance(error := done.exception(), StoreFailed):
-                self._gone(error, name, moved)
+                self._gone(error, name, moved, *stream_ids)
 
         told.add_done_callback(note)
 
     async def _look(self) -> None:
-        renewed_at = self._clock()
+        known, due = False, 0.0
         while True:
+            now = self._clock()
+            back = self._away or not known
             try:
-                if self._open and self._clock() - renewed_at >= self._lease_s / 3:
-                    renewed_at = self._clock()
+                if back:
+                    await self._wire.script(LOOK)
+                if self._open and (back or now >= due):
                     await self._renew()
-                elif self._away_until is not None or not self._up.labels().value:
-                    await self._wire.command(b"PING")
+                    due = now + self._lease_s / 3
+                if back:
+                    known = True
                     self._there()
             except StoreFailed as error:
                 self._gone(error)

@@ -217,6 +217,53 @@ async def test_while_redis_is_away_requests_are_let_through_or_refused_and_never
         assert (await take(allowing, quota)).usage.refused is Limit.MINUTE
 
 
+async def test_streams_that_ended_while_redis_was_away_are_free_as_soon_as_it_is_there_again(
+    redis: RedisServer,
+) -> None:
+    quota = Quota("team", streams=2)
+    async with counts(redis, when_away="allow", lease_s=3600, answer_s=ANSWER_S) as store:
+        held = await take(store, quota, stream=True)
+        redis.freeze()
+        assert await store.take(quota, stream=True) is None  # it may be counted when that wakes
+        held.end(0)
+        redis.thaw()
+        for _ in range(2):
+            async with patience():
+                while (await take(store, quota, stream=True)).usage.refused is not None:
+                    await asyncio.sleep(0.01)
+
+
+async def test_streams_that_are_open_still_count_when_redis_comes_back_empty(
+    tmp_path: Path,
+) -> None:
+    quota = Quota("team", streams=1)
+    async with (
+        redis_server(tmp_path, appendonly="no") as redis,
+        counts(redis, when_away="allow", lease_s=3600) as store,
+    ):
+        await take(store, quota, stream=True)
+        await redis.kill()
+        assert await store.take(quota, stream=False) is None
+        await redis.start()
+        assert (await take(store, quota, stream=True)).usage.refused is Limit.STREAMS
+
+
+async def test_a_redis_that_is_full_is_away_until_there_is_room_in_it(redis: RedisServer) -> None:
+    quota, metrics = Quota("team", requests=1000), Metrics(CollectorRegistry())
+    up = metrics.limits_store_up.labels()
+    async with counts(redis, when_away="allow", lease_s=0.3, metrics=metrics) as store:
+        await take(store, quota)
+        await until(lambda: up.value == 1)
+        await redis.ask("CONFIG", "SET", "maxmemory", "1")
+        assert await store.take(quota, stream=False) is None
+        for _ in range(50):  # while it is asked several times
+            assert up.value == 0
+            await asyncio.sleep(0.01)
+        await redis.ask("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: up.value == 1)
+        assert (await take(store, quota)).usage.refused is None
+
+
 async def test_a_redis_that_was_emptied_counts_from_nothing(redis: RedisServer) -> None:
     quota = Quota("team", requests=1)
     async with counts(redis) as store:
