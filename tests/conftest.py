@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import compileall
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +16,19 @@ __all__ = ["triton"]
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+# As Python has it where nothing changes it, and so what a gateway has with the usual engine.
+_FRAMES = 1000
+
+
+@pytest.fixture
+def usual_stack() -> Iterator[None]:
+    """The stack's limit is the usual one: the second engine raises it for its whole process."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(_FRAMES)
+    yield
+    sys.setrecursionlimit(before)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -13,6 +13,8 @@ from tests.support.remote import Peer, Seen, remote
 from tests.support.running import client, gateway
 from tests.support.scripts import OBSERVATION
 
+pytestmark = pytest.mark.usefixtures("usual_stack")
+
 CONFIG = """
 upstreams:
   docs: {{kind: cambrion, url: "{url}/v1", breaker: {{failures: 0, calls_min: 10000}}}}

@@ -134,6 +134,7 @@ def test_a_result_that_is_no_event_is_refused(text: str, what: str) -> None:
     assert str(caught.value).endswith(f"and is {what}")
 
 
+@pytest.mark.usefixtures("usual_stack")
 def test_a_list_that_nests_without_end_is_no_event() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         event_items("[" * 3000 + "]" * 3000)

@@ -146,6 +146,7 @@ def test_more_files_than_allowed_are_refused() -> None:
         wire.make_media([(b"x", None)] * 3, 2)
 
 
+@pytest.mark.usefixtures("usual_stack")
 def test_what_can_be_read_can_be_written_again_by_whoever_is_called_much_later() -> None:
     def written(calls: int, value: Any) -> bytes:
         return written(calls - 1, value) if calls else msgspec.json.encode(value)
