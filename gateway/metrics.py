@@ -396,8 +396,8 @@ class Metrics:
         )
         self.ready = gauge(
             "gateway_ready",
-            "1 where /readyz has said so when it was asked last, within a minute, else 0; of "
-            "several workers the worst.",
+            "1 where /readyz said so when it was asked last, else 0; of several workers the worst. "
+            "Not there where nobody has asked for a minute.",
             (),
         )
         self.memory = gauge(

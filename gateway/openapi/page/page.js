@@ -141,7 +141,7 @@ function described(path, call) {
       ? make("p", { class: "dim" }, `Headers: ${headers.join(", ")}`) : null, contents(answer.content)];
     if (status < "400") return [make("dt", {}, make("strong", { class: "good" }, status)), make("dd", {}, inner)];
     return [make("dt", {}, make("details", {},
-      make("summary", {}, make("strong", { class: "bad" }, status), ` ${text.split("\n")[0]}`), inner))];
+      make("summary", {}, make("strong", { class: "bad" }, status), " ", words(text.split("\n")[0])), inner))];
   })));
   return parts;
 }
