@@ -174,6 +174,8 @@ class Connection(RequestHandler):
         "_head_since",
         "_head_timer",
         "_last_body",
+        "_lost",
+        "_offering",
         "_server",
         "blocked",
         "when_free",
@@ -189,6 +191,10 @@ class Connection(RequestHandler):
         self._head_arriving = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
+        #: The body of a request that offers another protocol, while it arrives.
+        self._offering: StreamReader | None = None
+        #: Whether something may have come behind such a request, of which nothing is known.
+        self._lost = False
         #: Whether the client has so much yet to take that nothing more should be written.
         self.blocked = False
         #: Called once, when the client has taken so much that more may be written.
@@ -210,10 +216,18 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """See asyncio. What comes when no body is due, and does not complete a head, begins one."""
         body, requests = self._last_body, self._request_count
+        offering = self._offering
+        came = 0 if offering is None else offering.total_bytes
         super().data_received(data)
+        if offering is not None:
+            self._lost = self._lost or offering.total_bytes - came != len(data)
+            self._offering = None if offering.is_eof() else offering
         if self._request_count != requests:
             message, self._last_body = self._messages[-1]
-            if type(message) is _ErrInfo and body is not None and not body.is_eof():
+            if type(message) is RawRequestMessage:
+                if message.upgrade:
+                    self._offered(self._last_body, data)
+            elif body is not None and not body.is_eof():
                 # aiohttp tells nobody who waits for the rest of it.
                 set_exception(body, web.RequestPayloadError("its framing is broken"))
             self._head_since, self._head_arriving = None, False
@@ -222,6 +236,17 @@ class Connection(RequestHandler):
             # time begins with the next byte of it, or is that of an idle connection.
             self._head_arriving = True
             self._await_head()
+
+    def _offered(self, body: StreamReader, data: bytes) -> None:
+        """A request has begun in ``data`` that offers another protocol. The parser throws away what
+        comes in one read with its end: the connection is kept only where that is known to be
+        nothing. Of chunks it is not."""
+        # A head whose end is the beginning of this read cannot be told from one behind it.
+        end = -1 if data[:1] in (b"\r", b"\n", b"") else data.find(b"\r\n\r\n") + 4
+        if self._buffer_paused or len(data) - end != body.total_bytes:
+            self._lost = True
+        elif not body.is_eof():
+            self._offering = body
 
     async def start(self) -> None:
         """See aiohttp: answer the connection's requests, one after the other.
@@ -268,7 +293,7 @@ class Connection(RequestHandler):
                     self._handler_waiter.set_result(None)
             if not incoming.content.is_eof():
                 await self._take_rest(incoming.content)
-            if not answered.keep_alive or self._close or self._force_close:
+            if not answered.keep_alive or self._close or self._force_close or self._lost:
                 break
             del incoming, answered  # while it waits, nothing is held of the last one
             self._keep()
