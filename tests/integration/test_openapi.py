@@ -240,6 +240,21 @@ async def test_a_key_is_asked_for_where_it_says_so_and_taken_in_every_way(
                 assert (response.status == 401) is (needed and not known), (each.path, headers)
 
 
+@pytest.mark.parametrize("path", ["/v1/pipelines", "/openapi.json"])
+async def test_a_page_of_another_site_gets_no_leave_to_read_or_to_send_headers(
+    session: aiohttp.ClientSession, path: str
+) -> None:
+    asked = {
+        "Origin": "http://elsewhere.example",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "x-api-key",
+    }
+    for method, status in (("OPTIONS", 405), ("GET", 200)):
+        async with session.request(method, path, headers=HEADERS | asked) as response:
+            assert response.status == status
+            assert [name for name in response.headers if name.startswith("Access-Control")] == []
+
+
 async def test_every_get_may_be_a_head(session: aiohttp.ClientSession, contract: Contract) -> None:
     for each in contract.operations():
         if each.method == "get":
