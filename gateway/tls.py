@@ -3,7 +3,8 @@
 The loop has its own. It tells of what it has yet to send only until that is encrypted: a client who
 takes nothing would never be noticed, for all seems sent. Here what is written is encrypted and
 handed on within the same call, so that all of it waits in the one place whose size, limits and
-pauses the server goes by, as without TLS.
+pauses the server goes by, as without TLS. Of what is large, no more is encrypted at a time than
+others can wait for, and than the client takes.
 
 Owns: the handshake, how long it may take, why it failed.
 Does not know: what is spoken inside, which certificates there are (``certificates``).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -20,7 +22,7 @@ from typing import Any, Final, cast
 
 #: As much as one record of TLS can hold.
 _RECORD_BYTES: Final = 16 * 1024
-#: So much is encrypted until it is handed on.
+#: So much is encrypted until it is handed on, and others get their turn: a millisecond's worth.
 _HANDED_BYTES: Final = 256 * 1024
 _NOT_TLS: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 46\r\n"
@@ -48,8 +50,8 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
     """
 
     __slots__ = (
-        "_below", "_failed", "_inner", "_limit_s", "_open", "_received", "_sending", "_settled",
-        "_timer", "_tls",
+        "_below", "_closing", "_failed", "_held", "_inner", "_limit_s", "_open", "_paused",
+        "_received", "_rest", "_rest_bytes", "_sending", "_settled", "_timer", "_tls",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,12 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
         self._below: asyncio.Transport
         self._open = False
         self._timer: asyncio.TimerHandle | None = None
+        #: What was written and is yet to be encrypted.
+        self._rest: deque[memoryview] = deque()
+        self._rest_bytes = 0
+        #: Whether the socket's transport has enough, and what ``inner`` knows of that.
+        self._held = self._paused = False
+        self._closing = False
 
     # What the socket's transport calls
 
@@ -87,10 +95,17 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
     def eof_received(self) -> bool | None:
         """See asyncio. The end of a message is told within it, so that nothing can be cut off
         unnoticed by whoever ends the connection without a word of TLS."""
-        return self._inner.eof_received() if self._open else None
+        if not self._open:
+            return None
+        kept = self._inner.eof_received()
+        if kept or not self._rest:
+            return kept
+        self.close()  # once all is out
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        self._forget()
         if self._open:
             self._inner.connection_lost(exc)
         else:
@@ -99,14 +114,28 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
     def pause_writing(self) -> None:
         """See asyncio."""
         if self._open:
-            self._inner.pause_writing()
+            self._held = True
+            self._weigh()
         else:  # who does not even take the handshake takes nothing
             self.abort()
 
     def resume_writing(self) -> None:
         """See asyncio."""
         if self._open:
-            self._inner.resume_writing()
+            self._held = False
+            if self._rest:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            else:
+                self._weigh()
+
+    def _weigh(self) -> None:
+        paused = self._held or bool(self._rest)
+        if paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self._inner.pause_writing()
+            else:
+                self._inner.resume_writing()
 
     # The handshake
 
@@ -174,24 +203,69 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """See asyncio."""
-        if self._below.is_closing() or not data:
+        if self._closing or self._below.is_closing() or not data:
+            return
+        if self._rest or len(data) > _HANDED_BYTES:
+            began = bool(self._rest)
+            self._rest.append(memoryview(bytes(data)))
+            self._rest_bytes += len(data)
+            if not began:
+                self._encrypt()
+                self._weigh()
             return
         try:
-            written = self._tls.write(data)
-            rest = memoryview(data)[written:]
-            while rest:
-                if self._sending.pending >= _HANDED_BYTES:
-                    self._hand_on()
-                rest = rest[self._tls.write(rest) :]
+            self._tls.write(data)
         except ssl.SSLError:
             self.abort()
             return
         self._below.write(self._sending.read())
 
+    def _encrypt(self) -> None:
+        """Hand on some of the rest, and see to it that what is left then is not forgotten."""
+        rest = self._rest
+        try:
+            while rest and self._sending.pending < _HANDED_BYTES:
+                written = self._tls.write(rest[0][:_HANDED_BYTES])
+                self._rest_bytes -= written
+                if written < len(rest[0]):
+                    rest[0] = rest[0][written:]
+                else:
+                    rest.popleft()
+        except ssl.SSLError:
+            self.abort()
+            return
+        self._hand_on()
+        if rest and not self._held:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """The socket's transport has room, or others have had their turn."""
+        if self._below.is_closing():
+            return
+        if self._rest and not self._held:
+            self._encrypt()
+        if self._closing and not self._rest:
+            self._end()
+        else:
+            self._weigh()
+
     # The transport of ``inner``
 
     def close(self) -> None:
         """See asyncio. What was written still goes out, and a word that nothing more will come."""
+        if self.is_closing():
+            return
+        self._closing = True
+        if self._rest:
+            self._below.pause_reading()
+        else:
+            self._end()
+
+    def _forget(self) -> None:
+        self._rest.clear()
+        self._rest_bytes = 0
+
+    def _end(self) -> None:
         if self._below.is_closing():
             return
         with suppress(ssl.SSLError):  # the client's own last word is not waited for
@@ -201,11 +275,12 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
 
     def abort(self) -> None:
         """See asyncio."""
+        self._forget()
         self._below.abort()
 
     def is_closing(self) -> bool:
         """See asyncio."""
-        return self._below.is_closing()
+        return self._closing or self._below.is_closing()
 
     def is_reading(self) -> bool:
         """See asyncio."""
@@ -220,8 +295,8 @@ class Encrypted(asyncio.Protocol, asyncio.Transport):
         self._below.resume_reading()
 
     def get_write_buffer_size(self) -> int:
-        """See asyncio. Bytes as they are sent: encrypted."""
-        return self._below.get_write_buffer_size()
+        """See asyncio. Bytes as they are sent: encrypted, but for what is not yet."""
+        return self._below.get_write_buffer_size() + self._rest_bytes
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """See asyncio."""

@@ -10,12 +10,14 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from time import thread_time
+from typing import Any, cast
 
 import aiohttp
 import pytest
 
 from gateway import app
+from gateway.tls import Encrypted
 from tests.support.client import read_events
 from tests.support.leftovers import nothing_left
 from tests.support.raw import answer, request
@@ -135,6 +137,73 @@ async def test_a_large_answer_arrives_whole_however_slowly_it_is_read(
         await asyncio.sleep(0.2)
         status, _, got = answer(await client.read_all())
         assert (status, json.loads(got)) == (200, json.loads(body))
+
+
+class Burst(asyncio.Protocol):
+    """Answers the first byte with ``said``, then closes."""
+
+    def __init__(self, said: list[bytes]) -> None:
+        self._said = said
+        self.took_s = 0.0
+        self.turns = 0
+        self.transport: asyncio.Transport
+        self.paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        began = thread_time()
+        for each in self._said:
+            self.transport.write(each)
+        self.took_s = thread_time() - began
+        assert self.paused
+        assert self.transport.get_write_buffer_size() > sum(map(len, self._said)) / 2
+        self.transport.close()
+        assert self.transport.is_closing()
+
+    def pause_writing(self) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        assert self.paused
+        self.paused = False
+
+
+@pytest.mark.parametrize("end", ["reads on", "half closes", "leaves"])
+async def test_a_large_answer_is_encrypted_in_turns_with_all_else_and_arrives_whole(
+    authority: Authority, end: str
+) -> None:
+    said = [bytes((number,)) * (8 << 20) for number in range(4)]
+    burst, settled = Burst(said), asyncio.Event()
+    here, there = socket.socketpair()
+    here.setblocking(False)
+
+    def take() -> bytes:
+        with authority.trusting().wrap_socket(there, server_hostname="127.0.0.1") as client:
+            client.settimeout(PATIENCE_S)
+            client.sendall(b"x")
+            if end == "half closes":
+                socket.socket.shutdown(client, socket.SHUT_WR)
+            pieces = [client.recv(1 << 16)]
+            while end != "leaves" and (piece := client.recv(1 << 18)):
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    encrypted = Encrypted(
+        burst,
+        authority.serving("s"),
+        limit_s=PATIENCE_S,
+        failed=lambda _: None,
+        settled=lambda *_: settled.set(),
+    )
+    loop = asyncio.get_running_loop()
+    await loop.connect_accepted_socket(lambda: encrypted, here)
+    got = await asyncio.to_thread(take)
+    assert got == b"".join(said) if end != "leaves" else got
+    assert burst.took_s < 0.02  # of the processor; for all of it, it is ten times that
+    await until(lambda: here.fileno() < 0 or encrypted.get_write_buffer_size() == 0)
 
 
 async def test_however_the_bytes_are_cut_and_joined_they_mean_the_same(
