@@ -187,11 +187,16 @@ def installation_problems(
             f"tracing: needs {tracing_module}; install the extra with: "
             "pip install 'pipeline-gateway[otel]'"
         )
-    if config.limits.store is not None and not _installed(redis_module):
-        problems.append(
-            f"limits.store: needs {redis_module}; install the extra with: "
-            "pip install 'pipeline-gateway[redis]'"
-        )
+    stores = {
+        "limits": config.limits.store,
+        "executions": None if config.executions is None else config.executions.store,
+    }
+    problems += [
+        f"{section}.store: needs {redis_module}; install the extra with: "
+        "pip install 'pipeline-gateway[redis]'"
+        for section, store in stores.items()
+        if store is not None and store.startswith("redis") and not _installed(redis_module)
+    ]
     missing = [module for module in triton_modules if not _installed(module)]
     if not missing:
         return problems

@@ -160,15 +160,21 @@ def test_what_is_not_installed_is_named_for_each_upstream_that_needs_it(
     ]
 
 
-def test_a_store_of_limits_without_what_it_needs_is_told_where_it_is_configured(
-    loaded: Loader,
+@pytest.mark.parametrize("section", ["limits", "executions"])
+def test_a_store_without_what_it_needs_is_told_where_it_is_configured(
+    section: str, loaded: Loader
 ) -> None:
-    shared = loaded("pipelines: {}\nlimits: {store: 'redis://127.0.0.1:1/0'}\n")
+    shared = loaded(f"pipelines: {{}}\n{section}: {{store: 'rediss://127.0.0.1:1/0'}}\n")
     assert installation_problems(shared) == []
     assert installation_problems(shared, redis_module="no_such.thing") == [
-        "limits.store: needs no_such.thing; install the extra with: "
+        f"{section}.store: needs no_such.thing; install the extra with: "
         "pip install 'pipeline-gateway[redis]'"
     ]
+
+
+def test_executions_in_a_file_need_no_extra(loaded: Loader) -> None:
+    kept = loaded("pipelines: {}\nexecutions: {}\n")
+    assert installation_problems(kept, redis_module="no_such.thing") == []
 
 
 def test_tracing_without_what_it_needs_is_told_where_it_is_configured(loaded: Loader) -> None:
