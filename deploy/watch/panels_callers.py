@@ -220,7 +220,8 @@ TRAFFIC: Final = Row(
         ),
         Panel(
             "Bytes in and out",
-            "Bodies of requests, inflated, and of answers, streams included.",
+            "Bodies of requests, inflated, and of answers; with streams, and with what Prometheus is "
+            "told.",
             "Bps",
             (
                 (f"sum(rate(gateway_request_bytes_sum{{{PIPELINES}}}[$__rate_interval]))", "in"),
