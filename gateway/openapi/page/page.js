@@ -344,7 +344,7 @@ function card(pathText, method, path, call) {
 }
 
 function openNamed() {
-  const named = $(decodeURIComponent(location.hash.slice(1)));
+  const named = $(location.hash.slice(1));
   if (named && named.matches("details.call")) { named.open = true; named.scrollIntoView(); }
 }
 
