@@ -220,8 +220,7 @@ TRAFFIC: Final = Row(
         ),
         Panel(
             "Bytes in and out",
-            "Bodies of requests, inflated, and of answers; with streams, and with what Prometheus is "
-            "told.",
+            "Bodies of requests, inflated, and of answers; streams and /metrics itself included.",
             "Bps",
             (
                 (f"sum(rate(gateway_request_bytes_sum{{{PIPELINES}}}[$__rate_interval]))", "in"),
