@@ -69,12 +69,20 @@ class Pool:
         """
         origin = self._origin
         connected = await dial(origin.host, origin.port)
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self),
-            sock=connected,
-            ssl=(self._tls or usual_context("http/1.1")) if origin.https else None,
-            server_hostname=self._server_name if origin.https else None,
-        )
+        connection = Connection(self)
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                sock=connected,
+                ssl=(self._tls or usual_context("http/1.1")) if origin.https else None,
+                server_hostname=self._server_name if origin.https else None,
+            )
+        except BaseException:
+            # Where this is cancelled once it is made, uvloop closes it without a word to it.
+            if connection in self._open:
+                connection.abort()
+                self.lost(connection)
+            raise
         return connection
 
     def opened(self, connection: Connection) -> None:
