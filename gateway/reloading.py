@@ -27,6 +27,7 @@ from gateway.yamltext import Files
 
 #: What a change of takes a restart: it was used once, at the start.
 _FIXED: Final = ("host", "port", "admin", "watch", "workers")
+_OPENED: Final = "keys: are gone, which would open every pipeline to everyone; that takes a restart"
 
 
 class Reloader:
@@ -96,6 +97,9 @@ class Reloader:
         files: Files = {}
         try:
             loaded = Loaded(await asyncio.to_thread(self._load, files), files)
+            if loaded.config.keys is None and self._live.config.keys is not None:
+                # An edit that loses a line must not be all it takes.
+                raise ConfigError([_OPENED])
             await self._apply(loaded)
         except GatewayError as error:
             problems = error.problems if isinstance(error, ConfigError) else [error.message]
@@ -134,8 +138,6 @@ class Reloader:
                     f"server.{key} takes a restart to change",
                     extra={"fields": {"live": shown(now), "configured": shown(asked)}},
                 )
-        if loaded.config.keys is None and before.config.keys is not None:
-            logs.events.warning("no keys are configured: every pipeline is open to everyone")
 
     def _count_live(self, before: Config | None) -> None:
         self._metrics.config_loads.labels("ok").inc()

@@ -8,6 +8,7 @@ import signal
 import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from time import time
 
@@ -167,6 +168,20 @@ async def test_a_bad_configuration_is_refused_as_a_whole_with_all_that_is_wrong(
             async with session.post(QUERY + "?sse=true", json={"request": "x"}) as response:
                 assert {word.split()[0] for word in await messages(response) if word} == {"late"}
     assert gateway.errors == b""
+
+
+async def test_no_reload_opens_what_keys_had_closed(tmp_path: Path) -> None:
+    async with remote(pupau_script) as upstream:
+        keys = f'keys: [{{name: team, sha256: "{sha256(b"secret").hexdigest()}"}}]'
+        closed = CHAT.format(url=upstream.url) + f"    {keys}\n"
+        path = write(tmp_path, closed, mark=marking("one "))
+        (path.parent / "key").write_text("key")
+        async with serving(path) as gateway, client(gateway.base) as session:
+            write(tmp_path, closed.replace("keys:", "# keys:"))
+            (problem,) = (await gateway.said(REFUSED))["problems"]
+            assert problem.startswith("keys: are gone, which would open every pipeline to everyone")
+            assert await answer(session) == "Unauthorized"
+            assert len(upstream.seen) == 0
 
 
 async def test_a_turned_link_is_noticed_as_kubernetes_turns_it(tmp_path: Path) -> None:
