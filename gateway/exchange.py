@@ -85,6 +85,9 @@ class Exchange:
     #: What it has of the caller's limits, and the lines of the answer's head that tell of those.
     taken: Taken | None = None
     limits: str = ""
+    #: A probe or a scrape that is answered as always: as often as they come, a line for each would
+    #: hide the others.
+    routine: bool = False
     _ending: GatewayError | None = None
 
     def fail(self, error: GatewayError) -> None:
@@ -120,6 +123,8 @@ class Exchange:
             series.began(self.first_event_s)
         if self.taken is not None:
             self.taken.end(self._sent_bytes() + self.response_bytes)
+        if self.routine and self.outcome is Outcome.COMPLETE:
+            return
         line = _Line(
             self.request_id,
             self.dialect,

@@ -54,6 +54,7 @@ class OwnCalls:
         self.watching = self.actions | {"config": self._config}
 
     async def _healthz(self, exchange: Exchange, target: Target) -> Written:
+        exchange.routine = True
         return await self._answering.send(exchange, 200, b'{"alive":true}')
 
     async def _readyz(self, exchange: Exchange, target: Target) -> Written:
@@ -63,11 +64,13 @@ class OwnCalls:
             return await self._answering.send(exchange, 503, body)
         failures = await exchange.site.health.failures()
         self._ready.say(float(not failures))
+        exchange.routine = not failures
         body = msgspec.json.encode({"ready": not failures, "failing": failures})
         return await self._answering.send(exchange, 503 if failures else 200, body)
 
     async def _metrics(self, exchange: Exchange, target: Target) -> Written:
         text, content_type = await self._exposition(exchange.request.headers.get(hdrs.ACCEPT, ""))
+        exchange.routine = True
         return await self._answering.send(exchange, 200, text, content_type)
 
     async def _config(self, exchange: Exchange, target: Target) -> Written:

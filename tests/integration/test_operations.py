@@ -312,6 +312,19 @@ async def test_the_log_has_one_line_a_request_without_bodies(
     assert "private" not in str(lines)
 
 
+async def test_probes_and_scrapes_are_logged_only_where_they_find_something_wrong(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="gateway.request")
+    for path in ("/healthz", "/readyz", "/metrics"):
+        async with session.get(path) as response:
+            assert response.status == 200
+    async with session.post("/healthz") as response:
+        assert response.status == 405
+    lines = [vars(r)["fields"] for r in caplog.records if r.name == "gateway.request"]
+    assert [line["status"] for line in lines] == [405]
+
+
 async def test_a_log_that_nobody_takes_costs_no_caller_an_answer(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(CONFIG.format(cambrion="http://127.0.0.1:1", pupau="http://127.0.0.1:1"))
@@ -330,8 +343,8 @@ async def test_a_log_that_nobody_takes_costs_no_caller_an_answer(tmp_path: Path)
             process.stdout.close()
             async with raw(f"http://127.0.0.1:{line['port']}") as caller, patience():
                 # So many lines that they are written while requests are answered, too.
-                await caller.send(written("/healthz") * 59)
-                await caller.send(written("/healthz", None, "Connection: close"))
+                await caller.send(written("/openapi.json") * 59)
+                await caller.send(written("/openapi.json", None, "Connection: close"))
                 answers = await caller.read_all()
         finally:
             process.terminate()
