@@ -313,9 +313,14 @@ class Assembly:
     async def _close_upstream(self, gone: _Attended) -> None:
         await gone.close()
         labels = (gone.upstream.name, gone.upstream.kind)
-        left = [(each.upstream.name, each.upstream.kind) for each in self._upstreams.things()]
+        left = {(each.upstream.name, each.upstream.kind): each for each in self._upstreams.things()}
         if labels not in left:
             self._metrics.forget(("upstream", "kind"), {labels})
+            return
+        # What was last heard of the one before, at its old address or with its old key, says
+        # nothing of the one that is left.
+        self._metrics.upstream_up.forget(("upstream", "kind"), {labels})
+        left[labels].guard.measures.tell_up(left[labels].health.status)
 
 
 def _upstream(

@@ -97,6 +97,12 @@ class Measures:
         """A call was not made."""
         self._metrics.upstream_refused.labels(*self._labels, reason).inc()
 
+    def tell_up(self, status: bool | None) -> None:
+        """The series is gone: begin it anew with ``status``, or with the next answer."""
+        self._up = None
+        if status is not None:
+            self.up(status)
+
     def up(self, good: bool) -> None:
         """The upstream answered, or failed."""
         if self._up is None:

@@ -330,6 +330,24 @@ async def test_only_those_child_processes_are_replaced_whose_limits_changed(tmp_
     assert gateway.log[-1]["event"] == "stopped"
 
 
+async def test_an_upstream_is_not_down_for_what_was_heard_of_it_at_another_address(
+    tmp_path: Path,
+) -> None:
+    up = 'gateway_upstream_up{kind="pupau",upstream="u"}'
+    async with remote(pupau_script) as upstream:
+        nobody = CHAT.format(url="http://127.0.0.1:1")
+        path = write(tmp_path, nobody, mark="$")
+        (path.parent / "key").write_text("key")
+        async with serving(path) as gateway, client(gateway.base) as session:
+            assert await answer(session) == "UpstreamUnreachable"
+            assert f"{up} 0.0" in await metrics(session)
+            write(tmp_path, CHAT.format(url=upstream.url))
+            await gateway.said("configuration retired")
+            assert up not in await metrics(session)
+            assert await answer(session) == "Hello wörld"
+            assert f"{up} 1.0" in await metrics(session)
+
+
 async def test_what_is_not_configured_any_more_is_in_no_metric(tmp_path: Path) -> None:
     config = """
     server: {{port: 0, pre_stop_s: 0}}
