@@ -7,6 +7,7 @@ Does not know: when it is asked, what exit code that makes.
 from __future__ import annotations
 
 import ssl
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Final
@@ -70,14 +71,14 @@ def ask(url: str, path: str, *, timeout_s: float, context: ssl.SSLContext) -> tu
             )
         else:
             connection = HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-        connection.request("GET", f"{parts.path}{path}", headers={"Connection": "close"})
-        answer = connection.getresponse()
-        said = answer.read(_ANSWER_BYTES_MAX).decode("utf-8", "replace")
+        with closing(connection):
+            connection.request("GET", f"{parts.path}{path}", headers={"Connection": "close"})
+            with connection.getresponse() as answer:
+                said = answer.read(_ANSWER_BYTES_MAX).decode("utf-8", "replace")
     except TimeoutError:
         return False, f"{asked}: no answer within {timeout_s:g} s"
     except (OSError, HTTPException, ValueError) as error:
         return False, f"{asked}: {_words(error)}"
-    connection.close()
     words = " ".join("".join(each if each.isprintable() else " " for each in said).split())
     return answer.status == 200, f"{asked}: {answer.status}{f': {words}' if words else ''}"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +31,14 @@ def usual_stack() -> Iterator[None]:
     sys.setrecursionlimit(_FRAMES)
     yield
     sys.setrecursionlimit(before)
+
+
+@pytest.fixture(scope="module")
+def nothing_left() -> None:
+    """What other tests left to the garbage collector is gone, and is nobody's fault here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -26,7 +26,10 @@ from tests.support.sandboxes import (
 )
 from tests.support.timing import Stopwatch, every_time
 
-pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+]
 
 
 REDOS = ("$contains(data, /^(a+)+$/)", b'{"data": "' + b"a" * 40 + b'!"}')

@@ -25,7 +25,10 @@ from tests.support.sandboxes import (
 )
 from tests.support.timing import PATIENCE_S, patience, until
 
-pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+]
 
 
 async def test_who_finds_the_queue_full_is_told_when_to_come_again() -> None:
