@@ -23,6 +23,9 @@ from typing import ParamSpec
 
 #: Longer than anything takes that still comes, seconds.
 PATIENCE_S = 60.0
+#: So many times as long as is promised may pass: a machine whose cores are shared with others can be
+#: half as fast for minutes without a sign of it in any count, and what breaks a promise takes more.
+ROOM = 2.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,12 +73,13 @@ class Stopwatch:
 
 @asynccontextmanager
 async def promised(within_s: float) -> AsyncIterator[Stopwatch]:
-    """What is in it must be done within so many seconds of a machine that does nothing else."""
+    """What is in it must be done within so many seconds of a machine that does nothing else, and
+    within ``ROOM`` times as many of any."""
     watch = Stopwatch(family=True)
     async with patience():
         yield watch
     passed_s = watch.passed_s()
-    assert passed_s < within_s, f"took {passed_s:.3f} s, not {within_s:g} s"
+    assert passed_s < within_s * ROOM, f"took {passed_s:.3f} s, not {within_s:g} s"
 
 
 def _waits_s(thread: Path) -> float:
