@@ -23,8 +23,8 @@ from typing import ParamSpec
 
 #: Longer than anything takes that still comes, seconds.
 PATIENCE_S = 60.0
-#: So many times as long as is promised may pass: a machine whose cores are shared with others can be
-#: half as fast for minutes without a sign of it in any count, and what breaks a promise takes more.
+#: So many times as long as is promised may pass: a machine whose cores are shared with others can
+#: be half as fast for minutes without a sign of it in any count. What breaks a promise takes more.
 ROOM = 2.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
