@@ -13,8 +13,10 @@ from gateway.assembly import Assembly
 from gateway.config import load
 from gateway.metrics import Metrics
 from gateway.sampling import series
+from tests.support.timing import every_time
 
 
+@every_time  # the collector of garbage may have all that other tests left to do meanwhile
 async def test_thousands_of_pipelines_are_let_go_of_in_less_time_than_they_were_made_in(
     tmp_path: Path,
 ) -> None:
