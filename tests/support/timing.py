@@ -15,7 +15,7 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from pathlib import Path
 from time import monotonic
@@ -105,6 +105,16 @@ def _stolen_s() -> float:
     """How long a virtual machine's cores were lent to others, seconds."""
     fields = Path("/proc/stat").read_text().partition("\n")[0].split()
     return int(fields[8]) / _TICKS_PER_S
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within it no garbage is collected: that of all tests before, perhaps, which takes long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 P = ParamSpec("P")
