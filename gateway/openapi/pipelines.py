@@ -217,33 +217,7 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
             "execution": link("getExecution", "executionId"),
             "observation": link("getObservation", "executionId"),
         }
-    there: dict[str, dict[str, Json]] = {
-        "/v1/pipelines": {
-            "get": call(
-                "listPipelines",
-                _LIST,
-                "List pipelines",
-                {200: answer("Those that the key opens.", content(many(ref("PipelineSummary"))))},
-            )
-        },
-        "/v1/pipelines/{pipeline}": {
-            "get": call(
-                "getPipeline",
-                _LIST,
-                "Get a pipeline",
-                {200: answer("The pipeline and its graph.", content(ref("Pipeline")))},
-                parameters=[pipeline],
-            )
-        },
-        "/v1/pipelines/{pipeline}/definition": {
-            "get": call(
-                "getPipelineDefinition",
-                _LIST,
-                "Get a pipeline's graph",
-                {200: answer("Its graph.", content(ref("PipelineDefinition")))},
-                parameters=[pipeline],
-            )
-        },
+    there = _descriptions(pipeline) | {
         "/v1/pipelines/{pipeline}/executeSync": {
             "post": call(
                 "executeSync",
@@ -291,26 +265,63 @@ def paths(*, keeps: bool) -> dict[str, dict[str, Json]]:
         },
     }
     if keeps:
-        there["/v1/pipelines/{pipeline}/executeAsync"] = {
-            "post": call(
-                "executeAsync",
-                _RUN,
-                "Queue a run of a pipeline",
-                {
-                    200: answer(
-                        "It is written down, and will be done whatever happens meanwhile.",
-                        content(ref("ExecutionId"), {"queued": {"executionId": "june-17"}}),
-                        links={
-                            **links,
-                            "cancel": link("cancelExecution", "executionId"),
-                        },
-                    )
-                },
-                body=body,
+        there["/v1/pipelines/{pipeline}/executeAsync"] = _queueing(pipeline, body, links)
+    return there
+
+
+def _descriptions(pipeline: Json) -> dict[str, dict[str, Json]]:
+    """The calls that tell of pipelines. ``pipeline``: the parameter that names one."""
+    return {
+        "/v1/pipelines": {
+            "get": call(
+                "listPipelines",
+                _LIST,
+                "List pipelines",
+                {200: answer("Those that the key opens.", content(many(ref("PipelineSummary"))))},
+            )
+        },
+        "/v1/pipelines/{pipeline}": {
+            "get": call(
+                "getPipeline",
+                _LIST,
+                "Get a pipeline",
+                {200: answer("The pipeline and its graph.", content(ref("Pipeline")))},
                 parameters=[pipeline],
             )
-        }
-    return there
+        },
+        "/v1/pipelines/{pipeline}/definition": {
+            "get": call(
+                "getPipelineDefinition",
+                _LIST,
+                "Get a pipeline's graph",
+                {200: answer("Its graph.", content(ref("PipelineDefinition")))},
+                parameters=[pipeline],
+            )
+        },
+    }
+
+
+def _queueing(pipeline: Json, body: Json, links: Json) -> dict[str, Json]:
+    """executeAsync. ``links``: what its execution can be asked as that of executeSync can."""
+    return {
+        "post": call(
+            "executeAsync",
+            _RUN,
+            "Queue a run of a pipeline",
+            {
+                200: answer(
+                    "It is written down, and will be done whatever happens meanwhile.",
+                    content(ref("ExecutionId"), {"queued": {"executionId": "june-17"}}),
+                    links={
+                        **links,
+                        "cancel": link("cancelExecution", "executionId"),
+                    },
+                )
+            },
+            body=body,
+            parameters=[pipeline],
+        )
+    }
 
 
 def query_paths() -> dict[str, dict[str, Json]]:
